@@ -1,0 +1,1 @@
+"""Supervised contrastive learning for image classification: what the notebooks share."""
