@@ -1,0 +1,99 @@
+"""Images in memory, splits without overlap, few-shot draws, and augmentation of whole batches."""
+
+from dataclasses import dataclass
+
+import kornia.augmentation as augmentation
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
+
+from supcl.paths import DATA
+
+FASHION_CLASSES = "T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Boot".split()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """images (N, 1, H, W) uint8 and labels (N,) int64, of the official training and test sets."""
+
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    classes: list
+    flips: bool  # whether a mirrored image keeps its class
+
+
+def load(name):
+    """The dataset called name: "fashion-mnist" (data/, 70,000 images) or "digits" (scikit-learn's 1,797, nothing to fetch)."""
+    if name not in _DATASETS:
+        raise ValueError(f"dataset is {name!r}; expected one of {', '.join(_DATASETS)}.")
+    return _DATASETS[name]()
+
+
+def _fashion_mnist():
+    parts = [_idx(DATA / f"{part}-{kind}-ubyte") for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    train_images, train_labels, test_images, test_labels = parts
+    return Dataset(
+        train_images[:, None], train_labels.long(), test_images[:, None], test_labels.long(), FASHION_CLASSES, flips=True
+    )
+
+
+def _digits():
+    digits = load_digits()
+    images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(digits.target).long()
+    test = torch.arange(len(labels)) % 4 == 0
+    return Dataset(images[~test], labels[~test], images[test], labels[test], [str(d) for d in range(10)], flips=False)
+
+
+_DATASETS = {"fashion-mnist": _fashion_mnist, "digits": _digits}
+
+
+def _idx(path):
+    """An uncompressed idx file of bytes: two zero bytes, type 8, the number of axes, their lengths, the values."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing. `make data` fetches it.")
+    raw = path.read_bytes()
+    axes = raw[3]
+    shape = np.frombuffer(raw, ">i4", axes, offset=4)
+    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape).copy())
+
+
+def split_validation(labels, size, seed):
+    """Indices (train, validation) of disjoint parts of labels (N,), the same share of every class in both."""
+    train, validation = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels.numpy(), random_state=seed)
+    return torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(validation))
+
+
+def few_shot_draw(labels, pool, shots, seed):
+    """Indices (classes * shots,) drawn from pool: shots of each class, without replacement; the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in labels[pool].unique():
+        members = pool[labels[pool] == label]
+        if len(members) < shots:
+            raise ValueError(f"class {label} has {len(members)} images in the pool; expected at least {shots}.")
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:shots]])
+    return torch.cat(chosen)
+
+
+class Augment(nn.Module):
+    """(N, 1, H, W) uint8 to (N, 1, size, size) float in [0, 1]: a random crop of 50 to 100 % of the area, mirrored half the
+    time where the dataset allows it; each image has its own draw, from torch's generator."""
+
+    def __init__(self, size, flips):
+        super().__init__()
+        crop = augmentation.RandomResizedCrop((size, size), scale=(0.5, 1.0), ratio=(0.8, 1.25))
+        self.steps = nn.Sequential(crop, *([augmentation.RandomHorizontalFlip()] if flips else []))
+
+    def forward(self, images):
+        return self.steps(images.float() / 255)
+
+
+def plain(images, size):
+    """(N, 1, H, W) uint8 to (N, 1, size, size) float in [0, 1], without augmentation."""
+    return F.interpolate(images.float() / 255, (size, size), mode="bilinear", align_corners=False)

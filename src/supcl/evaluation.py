@@ -1,0 +1,69 @@
+"""What an encoder is worth: accuracies, and the geometry of its embeddings. Arrays in, numbers out; no method is named."""
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer
+
+
+@torch.inference_mode()
+def outputs_of(model, images, prepare, batch_size=500):
+    """Embeddings (N, D) and logits (N, C) of a model in eval mode, as numpy float32; prepare makes its inputs."""
+    chunks = [model(prepare(part)) for part in images.split(batch_size)]
+    return tuple(torch.cat([getattr(chunk, name) for chunk in chunks]).numpy() for name in ("embedding", "logits"))
+
+
+def linear_probe(train_embeddings, train_labels, test_embeddings, strength=10.0):
+    """Predictions (M,) of multinomial logistic regression on L2-normalised embeddings; strength is 1 / L2 penalty."""
+    probe = make_pipeline(Normalizer(), LogisticRegression(C=strength, max_iter=300))
+    return probe.fit(train_embeddings, train_labels).predict(test_embeddings)
+
+
+def nearest_neighbours(train_embeddings, train_labels, test_embeddings, k=5):
+    """Predictions (M,) by majority among the k nearest training embeddings by cosine."""
+    neighbours = KNeighborsClassifier(min(k, len(train_embeddings)), metric="cosine", algorithm="brute")
+    return neighbours.fit(train_embeddings, train_labels).predict(test_embeddings)
+
+
+def accuracy(predictions, labels):
+    """Share of predictions that equal the labels, in percent."""
+    return 100 * float(np.mean(np.asarray(predictions) == np.asarray(labels)))
+
+
+def geometry(embeddings, labels):
+    """Four numbers on the shape of embeddings (N, D) with labels (N,).
+
+    within_class_cosine   mean cosine of two different images of one class (mean over classes)
+    between_class_cosine  mean cosine of two images of different classes (mean over pairs of classes)
+    isotropy              min over max of Z(c) = sum_i exp(c . z_i), c the eigenvectors of Z^T Z (Mu and Viswanath, 2018); 1 is
+                          isotropic. z are unit embeddings.
+    simplex_distance      root mean square difference of the cosines between centred class means and -1/(K-1), their value
+                          on a regular simplex
+    """
+    z = _unit(np.asarray(embeddings, dtype=np.float64))
+    labels = np.asarray(labels)
+    classes, counts = np.unique(labels, return_counts=True)
+    sums = np.stack([z[labels == c].sum(0) for c in classes])  # (K, D)
+    gram = sums @ sums.T
+    within = (np.diag(gram) - counts) / (counts * (counts - 1))  # |sum|^2 holds each image with itself, a cosine of 1
+    different = ~np.eye(len(classes), dtype=bool)
+    between = (gram / np.outer(counts, counts))[different]
+
+    means = sums / counts[:, None]
+    vertices = _unit(means - means.mean(0))
+    off_simplex = (vertices @ vertices.T)[different] + 1 / (len(classes) - 1)
+
+    _, axes = np.linalg.eigh(z.T @ z)
+    partition = np.exp(z @ np.hstack([axes, -axes])).sum(0)  # an eigenvector's sign is arbitrary: both
+    return {
+        "within_class_cosine": float(within.mean()),
+        "between_class_cosine": float(between.mean()),
+        "isotropy": float(partition.min() / partition.max()),
+        "simplex_distance": float(np.sqrt((off_simplex**2).mean())),
+    }
+
+
+def _unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True).clip(min=1e-12)

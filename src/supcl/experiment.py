@@ -1,0 +1,253 @@
+"""Runs: train on a draw of images or on frozen features, evaluate, and give the rows of the long table.
+
+A run is described by a Run, so that every method is trained and tested by the same code; the notebooks only choose
+objectives and settings. Runs are independent and each uses one thread, so results do not depend on the number of cores.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed, parallel_config
+
+from supcl import data, evaluation
+from supcl.encoder import ImageEncoder, Model, feature_encoder
+from supcl.training import train
+
+COLUMNS = ["method", "variant", "dataset", "shots", "seed", "metric", "value", "seconds", "settings"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs of a profile share."""
+
+    shared: str  # folder written by 01_data
+    dataset: str
+    encoder: str  # a timm name
+    weights: str  # "package", "hub", "none" or a file
+    image_size: int  # pixels a side
+    batch_size: int  # images a step; each gives two views
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run and its evaluation.
+
+    objective    (Outputs, Batch) -> loss.
+    shots        images per class to fine-tune the whole encoder on; 0: an MLP on the frozen features of all training images.
+    classifier   "own": the model's linear classifier, trained by the objective. "probe": a linear classifier fitted
+                 afterwards on the frozen encoder, the second stage of two-stage methods.
+    evaluate_on  "validation" for tuning, "test" for reporting.
+    mix          see training.train.
+    settings     the method's own, for the record; with learning_rate, epochs and the rest they go into the table.
+    curve        also record accuracy of the nearest neighbours on validation images after every epoch.
+    keep         also return test embeddings, predictions and weights.
+    """
+
+    method: str
+    variant: str
+    objective: Callable
+    shots: int
+    seed: int
+    learning_rate: float
+    epochs: int
+    classifier: str = "own"
+    evaluate_on: str = "test"
+    mix: Callable | None = None
+    batch_size: int | None = None
+    settings: dict = field(default_factory=dict)
+    curve: bool = False
+    keep: bool = False
+
+
+@dataclass
+class Outcome:
+    run: Run
+    metrics: dict  # name -> value
+    seconds: float  # of training
+    losses: list  # per epoch
+    curve: list  # validation accuracy per epoch, in percent; empty unless run.curve
+    embeddings: np.ndarray | None = None  # (N, D) of the test images, with run.keep
+    predictions: np.ndarray | None = None  # (N,) of the test images, with run.keep
+    weights: dict | None = None  # state dict, with run.keep
+
+
+def run_all(runs, setup):
+    """Outcomes of all runs, in their order, computed on all cores; prints a line as each one ends."""
+    outcomes = []
+    with parallel_config("loky", inner_max_num_threads=1):
+        for outcome in Parallel(n_jobs=-1, return_as="generator")(delayed(execute)(run, setup) for run in runs):
+            outcomes.append(outcome)
+            print(_progress_line(len(outcomes), len(runs), outcome), flush=True)
+    return outcomes
+
+
+def execute(run, setup):
+    """Train and evaluate one run with one thread. The same run gives the same numbers."""
+    torch.set_num_threads(1)
+    torch.manual_seed(run.seed)
+    return _fine_tune(run, setup) if run.shots else _train_on_features(run, setup)
+
+
+def table(outcomes, setup):
+    """The long table: one row per run and metric."""
+    rows = []
+    for outcome in outcomes:
+        run = outcome.run
+        record = asdict(setup) | run.settings | {key: getattr(run, key) for key in ("learning_rate", "epochs", "classifier")}
+        record |= {"batch_size": run.batch_size or setup.batch_size, "evaluate_on": run.evaluate_on}
+        del record["shared"], record["dataset"]
+        for metric, value in outcome.metrics.items():
+            identity = [run.method, run.variant, setup.dataset, run.shots or "all", run.seed, metric, value]
+            rows.append([*identity, round(outcome.seconds, 2), json.dumps(record, sort_keys=True)])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def curves(outcomes):
+    """Training curves, one row per run and epoch: loss, and validation accuracy where it was recorded."""
+    rows = [
+        [o.run.method, o.run.variant, o.run.shots or "all", o.run.seed, epoch, loss, accuracy]
+        for o in outcomes
+        for epoch, (loss, accuracy) in enumerate(zip(o.losses, o.curve or [None] * len(o.losses), strict=True), 1)
+    ]
+    return pd.DataFrame(rows, columns=["method", "variant", "shots", "seed", "epoch", "loss", "validation_accuracy"])
+
+
+def best_trial(outcomes):
+    """The run whose settings have the highest mean validation accuracy over their seeds. Refuses runs that saw the test set."""
+    if any(outcome.run.evaluate_on != "validation" for outcome in outcomes):
+        raise ValueError("best_trial takes runs with evaluate_on='validation': settings are never chosen on test images.")
+    scores = {}
+    for outcome in outcomes:
+        run = outcome.run
+        scores.setdefault(run.variant, []).append((outcome.metrics["accuracy"], run))
+    best = max(scores.values(), key=lambda trials: np.mean([accuracy for accuracy, _ in trials]))
+    return best[0][1]
+
+
+def load_model(setup, weights=None):
+    """A model on images with setup's encoder, in eval mode; weights is a state dict as Outcome.weights holds it."""
+    encoder = ImageEncoder(setup.encoder, setup.weights)
+    model = Model(encoder, encoder.dim, classes=len(_images(setup.dataset).classes))
+    if weights:
+        model.load_state_dict(weights)
+    return model.eval()
+
+
+def draw_name(shots, seed):
+    """Name of a few-shot draw in splits.npz."""
+    return f"draw_{shots}_{seed}"
+
+
+def _fine_tune(run, setup):
+    images, splits = _images(setup.dataset), _splits(setup.shared)
+    drawn, validation = splits[draw_name(run.shots, run.seed)], splits["validation"][:1000]
+    train_images, train_labels = images.train_images[drawn], images.train_labels[drawn]
+    prepare = partial(data.plain, size=setup.image_size)
+    model = load_model(setup)
+    curve = []
+
+    def record_accuracy(_, model):
+        train_embeddings, _ = evaluation.outputs_of(model, train_images, prepare)
+        embeddings, _ = evaluation.outputs_of(model, images.train_images[validation], prepare)
+        predictions = evaluation.nearest_neighbours(train_embeddings, train_labels, embeddings)
+        curve.append(evaluation.accuracy(predictions, images.train_labels[validation]))
+
+    start = time.perf_counter()
+    losses = _train(
+        run, setup, model, train_images, train_labels,
+        view=data.Augment(setup.image_size, images.flips), views=2, on_epoch=record_accuracy if run.curve else None,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+
+    if run.evaluate_on == "test":
+        eval_images, eval_labels = images.test_images, images.test_labels
+    else:
+        eval_images, eval_labels = images.train_images[validation], images.train_labels[validation]
+    train_embeddings, _ = evaluation.outputs_of(model, train_images, prepare)
+    embeddings, logits = evaluation.outputs_of(model, eval_images, prepare)
+    metrics, predictions = _measure(run, train_embeddings, train_labels.numpy(), embeddings, logits, eval_labels.numpy())
+    outcome = Outcome(run, metrics, seconds, losses, curve)
+    if run.keep:
+        outcome.embeddings, outcome.predictions = embeddings, predictions
+        outcome.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return outcome
+
+
+def _train_on_features(run, setup):
+    features, splits, images = _features(setup.shared), _splits(setup.shared), _images(setup.dataset)
+    part = splits["train"]
+    x, y = torch.from_numpy(np.asarray(features["train"][part])), images.train_labels[part]
+    if run.evaluate_on == "test":
+        eval_x, eval_y = torch.from_numpy(np.asarray(features["test"])), images.test_labels
+    else:
+        validation = splits["validation"]
+        eval_x, eval_y = torch.from_numpy(np.asarray(features["train"][validation])), images.train_labels[validation]
+    mean, std = x[:5000].float().mean(0), x[:5000].float().std(0) + 1e-6
+    hidden = 512
+    model = Model(feature_encoder(x.shape[1], hidden), hidden, classes=len(images.classes))
+
+    def view(batch):
+        return (batch.float() - mean) / std
+
+    start = time.perf_counter()
+    losses = _train(run, setup, model, x, y, view=view, views=1)
+    seconds = time.perf_counter() - start
+
+    some = torch.arange(len(x))[:: max(len(x) // 10_000, 1)]  # neighbours and probe: about 10,000 images say as much
+    train_embeddings, _ = evaluation.outputs_of(model, x[some], view)
+    embeddings, logits = evaluation.outputs_of(model, eval_x, view)
+    metrics, _ = _measure(run, train_embeddings, y[some].numpy(), embeddings, logits, eval_y.numpy())
+    return Outcome(run, metrics, seconds, losses, [])
+
+
+def _train(run, setup, model, images, labels, **how):
+    return train(
+        model, run.objective, images, labels, epochs=run.epochs, batch_size=run.batch_size or setup.batch_size,
+        learning_rate=run.learning_rate, weight_decay=setup.weight_decay, seed=run.seed, mix=run.mix, **how,
+    )  # fmt: skip
+
+
+def _measure(run, train_embeddings, train_labels, embeddings, logits, labels):
+    probe = evaluation.linear_probe(train_embeddings, train_labels, embeddings)
+    neighbours = evaluation.nearest_neighbours(train_embeddings, train_labels, embeddings)
+    predictions = {"own": logits.argmax(1), "probe": probe}[run.classifier]
+    metrics = {
+        "accuracy": evaluation.accuracy(predictions, labels),
+        "probe_accuracy": evaluation.accuracy(probe, labels),
+        "neighbour_accuracy": evaluation.accuracy(neighbours, labels),
+    }
+    return metrics | evaluation.geometry(embeddings, labels), predictions
+
+
+def _progress_line(done, total, outcome):
+    run = outcome.run
+    size = f"{run.shots} per class" if run.shots else "all images"
+    accuracy = f"{outcome.metrics['accuracy']:5.1f} % on {run.evaluate_on}"
+    return f"{done:3d}/{total} {run.method} {run.variant}, {size}, seed {run.seed}: {accuracy}"
+
+
+@lru_cache(1)
+def _images(dataset):
+    return data.load(dataset)
+
+
+@lru_cache(1)
+def _splits(shared):
+    path = Path(shared) / "splits.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing. 01_data writes it: run that notebook with the same `results` first.")
+    with np.load(path) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+
+
+@lru_cache(1)
+def _features(shared):
+    return {part: np.load(Path(shared) / f"features_{part}.npy", mmap_mode="r") for part in ("train", "test")}

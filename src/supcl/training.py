@@ -1,0 +1,81 @@
+"""One training loop for every method. A method is an objective: a function of the model's outputs and the batch."""
+
+import math
+import time
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+
+class Batch(NamedTuple):
+    inputs: torch.Tensor  # (V * B, ...) what the encoder sees: V views of B images, view after view
+    labels: torch.Tensor  # (V * B,) of the images before any mixing
+    label_distributions: torch.Tensor  # (V * B, C) one-hot, or as `mix` made them
+
+
+def train(
+    model, objective, images, labels, *, view, views, epochs, batch_size, learning_rate, weight_decay, seed, mix=None, on_epoch=None
+):
+    """Train model in place for `epochs` passes; return the mean loss of each.
+
+    objective  (Outputs, Batch) -> scalar loss.
+    images     (N, ...) tensor of any type that `view` takes; labels (N,) integers.
+    view       images (B, ...) -> inputs of the model; called once for each of the `views` views of a batch.
+    mix        (inputs (B, ...), labels (B,)) -> (inputs, label_distributions (B, C)), once per view; None leaves images
+               alone and labels one-hot.
+    on_epoch   called with (epoch from 1, model in eval mode) after each epoch.
+
+    AdamW, one-cycle schedule (10 % warm-up, then cosine). An epoch has N // batch_size steps, at least one; the images left
+    over sit out until the next shuffle. Order depends on the seed alone, so methods are compared on the same batches.
+    Raises FloatingPointError at the first loss that is not finite.
+    """
+    steps = max(len(images) // batch_size, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps * epochs + 1, pct_start=0.1, cycle_momentum=False
+    )
+    order = torch.Generator().manual_seed(seed)
+    losses = []
+    for epoch in range(1, epochs + 1):
+        model.train()
+        total = 0.0
+        for chosen in torch.randperm(len(images), generator=order)[: steps * batch_size].split(batch_size):
+            batch = make_batch(images[chosen], labels[chosen], view, views, mix, classes=model.classifier.out_features)
+            loss = objective(model(batch.inputs), batch)
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(f"loss is {loss.item()} in epoch {epoch} at learning rate {learning_rate}.")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        losses.append(total / steps)
+        if on_epoch:
+            on_epoch(epoch, model.eval())
+    model.eval()
+    return losses
+
+
+def make_batch(images, labels, view, views, mix, classes):
+    """V views of B images as one Batch; each view is augmented and mixed on its own."""
+    inputs, distributions = [], []
+    for _ in range(views):
+        x, q = view(images), F.one_hot(labels, classes).float()
+        if mix:
+            x, q = mix(x, labels)
+        inputs.append(x)
+        distributions.append(q)
+    return Batch(torch.cat(inputs), labels.repeat(views), torch.cat(distributions))
+
+
+def seconds_per_step(model, objective, batch, repeats):
+    """Times in seconds of `repeats` training steps (forward, loss, backward) on one batch, after one that is not counted."""
+    times = []
+    model.train()
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        model.zero_grad()
+        objective(model(batch.inputs), batch).backward()
+        times.append(time.perf_counter() - start)
+    return times[1:]
