@@ -5,7 +5,6 @@ objectives and settings. Runs are independent and each uses one thread, so resul
 """
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
@@ -48,7 +47,7 @@ class Run:
     mix          see training.train.
     settings     the method's own, for the record; with learning_rate, epochs and the rest they go into the table.
     curve        also record accuracy of the nearest neighbours on validation images after every epoch.
-    keep         also return test embeddings, predictions and weights.
+    keep         also return the embeddings and predictions of the evaluated images, and the model.
     """
 
     method: str
@@ -74,9 +73,9 @@ class Outcome:
     seconds: float  # of training
     losses: list  # per epoch
     curve: list  # validation accuracy per epoch, in percent; empty unless run.curve
-    embeddings: np.ndarray | None = None  # (N, D) of the test images, with run.keep
-    predictions: np.ndarray | None = None  # (N,) of the test images, with run.keep
-    weights: dict | None = None  # state dict, with run.keep
+    embeddings: np.ndarray | None = None  # (N, D), with run.keep
+    predictions: np.ndarray | None = None  # (N,), with run.keep
+    model: torch.nn.Module | None = None  # in eval mode, with run.keep
 
 
 def run_all(runs, setup):
@@ -132,13 +131,10 @@ def best_trial(outcomes):
     return best[0][1]
 
 
-def load_model(setup, weights=None):
-    """A model on images with setup's encoder, in eval mode; weights is a state dict as Outcome.weights holds it."""
+def new_model(setup):
+    """A model on images with setup's encoder and fresh heads."""
     encoder = ImageEncoder(setup.encoder, setup.weights)
-    model = Model(encoder, encoder.dim, classes=len(_images(setup.dataset).classes))
-    if weights:
-        model.load_state_dict(weights)
-    return model.eval()
+    return Model(encoder, encoder.dim, classes=len(_images(setup.dataset).classes))
 
 
 def draw_name(shots, seed):
@@ -151,7 +147,7 @@ def _fine_tune(run, setup):
     drawn, validation = splits[draw_name(run.shots, run.seed)], splits["validation"][:1000]
     train_images, train_labels = images.train_images[drawn], images.train_labels[drawn]
     prepare = partial(data.plain, size=setup.image_size)
-    model = load_model(setup)
+    model = new_model(setup)
     curve = []
 
     def record_accuracy(_, model):
@@ -160,12 +156,10 @@ def _fine_tune(run, setup):
         predictions = evaluation.nearest_neighbours(train_embeddings, train_labels, embeddings)
         curve.append(evaluation.accuracy(predictions, images.train_labels[validation]))
 
-    start = time.perf_counter()
-    losses = _train(
+    losses, seconds = _train(
         run, setup, model, train_images, train_labels,
         view=data.Augment(setup.image_size, images.flips), views=2, on_epoch=record_accuracy if run.curve else None,
     )  # fmt: skip
-    seconds = time.perf_counter() - start
 
     if run.evaluate_on == "test":
         eval_images, eval_labels = images.test_images, images.test_labels
@@ -174,38 +168,36 @@ def _fine_tune(run, setup):
     train_embeddings, _ = evaluation.outputs_of(model, train_images, prepare)
     embeddings, logits = evaluation.outputs_of(model, eval_images, prepare)
     metrics, predictions = _measure(run, train_embeddings, train_labels.numpy(), embeddings, logits, eval_labels.numpy())
-    outcome = Outcome(run, metrics, seconds, losses, curve)
-    if run.keep:
-        outcome.embeddings, outcome.predictions = embeddings, predictions
-        outcome.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    return outcome
+    return _outcome(run, metrics, seconds, losses, curve, embeddings, predictions, model)
 
 
 def _train_on_features(run, setup):
     features, splits, images = _features(setup.shared), _splits(setup.shared), _images(setup.dataset)
     part = splits["train"]
-    x, y = torch.from_numpy(np.asarray(features["train"][part])), images.train_labels[part]
+    x, y = features["train"][part], images.train_labels[part]
     if run.evaluate_on == "test":
-        eval_x, eval_y = torch.from_numpy(np.asarray(features["test"])), images.test_labels
+        eval_x, eval_y = features["test"], images.test_labels
     else:
-        validation = splits["validation"]
-        eval_x, eval_y = torch.from_numpy(np.asarray(features["train"][validation])), images.train_labels[validation]
-    mean, std = x[:5000].float().mean(0), x[:5000].float().std(0) + 1e-6
-    hidden = 512
+        eval_x, eval_y = features["train"][splits["validation"]], images.train_labels[splits["validation"]]
+    hidden = 256
     model = Model(feature_encoder(x.shape[1], hidden), hidden, classes=len(images.classes))
+    sample = x[:5000].float()
+    center, scale = sample.mean(0), sample.std()  # one scale: rare features divided by their own would dwarf the others
 
     def view(batch):
-        return (batch.float() - mean) / std
+        return (batch.float() - center) / scale
 
-    start = time.perf_counter()
-    losses = _train(run, setup, model, x, y, view=view, views=1)
-    seconds = time.perf_counter() - start
-
-    some = torch.arange(len(x))[:: max(len(x) // 10_000, 1)]  # neighbours and probe: about 10,000 images say as much
+    losses, seconds = _train(run, setup, model, x, y, view=view, views=1)
+    some = torch.arange(len(x))[:: max(len(x) // 5000, 1)]  # for neighbours and probe, about 5,000 images say as much
     train_embeddings, _ = evaluation.outputs_of(model, x[some], view)
     embeddings, logits = evaluation.outputs_of(model, eval_x, view)
-    metrics, _ = _measure(run, train_embeddings, y[some].numpy(), embeddings, logits, eval_y.numpy())
-    return Outcome(run, metrics, seconds, losses, [])
+    metrics, predictions = _measure(run, train_embeddings, y[some].numpy(), embeddings, logits, eval_y.numpy())
+    return _outcome(run, metrics, seconds, losses, [], embeddings, predictions, model)
+
+
+def _outcome(run, metrics, seconds, losses, curve, embeddings, predictions, model):
+    kept = {"embeddings": embeddings, "predictions": predictions, "model": model} if run.keep else {}
+    return Outcome(run, metrics, seconds, losses, curve, **kept)
 
 
 def _train(run, setup, model, images, labels, **how):
@@ -250,4 +242,4 @@ def _splits(shared):
 
 @lru_cache(1)
 def _features(shared):
-    return {part: np.load(Path(shared) / f"features_{part}.npy", mmap_mode="r") for part in ("train", "test")}
+    return {part: torch.from_numpy(np.load(Path(shared) / f"features_{part}.npy")) for part in ("train", "test")}

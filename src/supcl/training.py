@@ -15,9 +15,22 @@ class Batch(NamedTuple):
 
 
 def train(
-    model, objective, images, labels, *, view, views, epochs, batch_size, learning_rate, weight_decay, seed, mix=None, on_epoch=None
+    model,
+    objective,
+    images,
+    labels,
+    *,
+    view,
+    views,
+    epochs,
+    batch_size,
+    learning_rate,
+    weight_decay,
+    seed,
+    mix=None,
+    on_epoch=None,
 ):
-    """Train model in place for `epochs` passes; return the mean loss of each.
+    """Train model in place for `epochs` passes; return the mean loss of each, and the seconds that all steps took.
 
     objective  (Outputs, Batch) -> scalar loss.
     images     (N, ...) tensor of any type that `view` takes; labels (N,) integers.
@@ -36,10 +49,10 @@ def train(
         optimizer, learning_rate, total_steps=steps * epochs + 1, pct_start=0.1, cycle_momentum=False
     )
     order = torch.Generator().manual_seed(seed)
-    losses = []
+    losses, seconds = [], 0.0
     for epoch in range(1, epochs + 1):
         model.train()
-        total = 0.0
+        total, start = 0.0, time.perf_counter()
         for chosen in torch.randperm(len(images), generator=order)[: steps * batch_size].split(batch_size):
             batch = make_batch(images[chosen], labels[chosen], view, views, mix, classes=model.classifier.out_features)
             loss = objective(model(batch.inputs), batch)
@@ -50,11 +63,12 @@ def train(
             optimizer.step()
             schedule.step()
             total += loss.item()
+        seconds += time.perf_counter() - start
         losses.append(total / steps)
         if on_epoch:
             on_epoch(epoch, model.eval())
     model.eval()
-    return losses
+    return losses, seconds
 
 
 def make_batch(images, labels, view, views, mix, classes):
@@ -67,15 +81,3 @@ def make_batch(images, labels, view, views, mix, classes):
         inputs.append(x)
         distributions.append(q)
     return Batch(torch.cat(inputs), labels.repeat(views), torch.cat(distributions))
-
-
-def seconds_per_step(model, objective, batch, repeats):
-    """Times in seconds of `repeats` training steps (forward, loss, backward) on one batch, after one that is not counted."""
-    times = []
-    model.train()
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        model.zero_grad()
-        objective(model(batch.inputs), batch).backward()
-        times.append(time.perf_counter() - start)
-    return times[1:]

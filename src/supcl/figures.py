@@ -1,0 +1,111 @@
+"""One style, one function per kind of figure: data in, figure out."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+COLUMN = 3.4  # inches, the width of a column of the paper
+# Okabe and Ito's colours, which colour-blind readers can tell apart; a method has the same one in every figure.
+COLORS = {"CE": "#4d4d4d", "SupCon": "#0072b2", "SCHaNe": "#d55e00", "CLCE": "#009e73", "GenSCL": "#aa4499"}
+GREY = "#999999"
+
+sns.set_theme(
+    context="paper",
+    style="ticks",
+    font_scale=0.95,
+    rc={
+        "figure.dpi": 130,
+        "savefig.dpi": 300,
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "lines.linewidth": 1.5,
+    },
+)
+
+
+def save(fig, folder, name):
+    """Write the figure as folder/name.png, for the paper and the README; it stays open for the notebook to show."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    fig.savefig(Path(folder) / f"{name}.png", metadata={"Software": None})
+
+
+def picture_grid(rows, row_labels=None, captions=None, scale=0.5):
+    """A grid of grey images. rows: a list of lists of (H, W) arrays; captions: the same shape, printed under each image."""
+    columns = max(len(row) for row in rows)
+    height = scale * (1.35 if captions else 1.05)
+    fig, axes = plt.subplots(len(rows), columns, figsize=(scale * columns + 0.8, height * len(rows)), squeeze=False)
+    for i, row in enumerate(rows):
+        for j, ax in enumerate(axes[i]):
+            ax.set(xticks=[], yticks=[])
+            sns.despine(ax=ax, left=True, bottom=True)
+            if j < len(row):
+                ax.imshow(row[j], cmap="gray_r", interpolation="nearest")
+            if captions and j < len(captions[i]):
+                ax.set_xlabel(captions[i][j], fontsize=7, labelpad=2)
+        if row_labels:
+            axes[i][0].set_ylabel(row_labels[i], rotation=0, ha="right", va="center", fontsize=8)
+    return fig
+
+
+def dots(summary, label, color=None, xlabel="test accuracy (%)", zero=False):
+    """Means with 95 % intervals, one line per row of a table from supcl.tables, first row on top.
+
+    label: column that names the rows; color: column of method names that picks the colours; zero: mark a difference of 0.
+    """
+    fig, ax = plt.subplots(figsize=(COLUMN, 0.5 + 0.22 * len(summary)))
+    for y, row in enumerate(summary.to_dict("records")):
+        shade = COLORS.get(row[color], GREY) if color else COLORS["SupCon"]
+        ax.errorbar(
+            row["mean"], y, xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]], fmt="o", ms=4, color=shade, capsize=2
+        )
+    if zero:
+        ax.axvline(0, color=GREY, lw=0.8, zorder=0)
+    ax.set_yticks(range(len(summary)), summary[label])
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.grid(axis="x", alpha=0.3)
+    return fig
+
+
+def sweep(summary, x, xlabel, ylabel="test accuracy (%)", by="method", log=False):
+    """Mean against x with a 95 % band, a line per value of column `by`, labelled at its right end."""
+    fig, ax = plt.subplots(figsize=(COLUMN, 2.3))
+    ends = []
+    for name, line in summary.groupby(by, sort=False):
+        color = COLORS.get(name, GREY)
+        ax.plot(line[x], line["mean"], "o-", ms=3, color=color)
+        ax.fill_between(line[x], line["low"], line["high"], color=color, alpha=0.2, lw=0)
+        ends.append((line["mean"].iloc[-1], line[x].iloc[-1], name, color))
+    if log:
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(sorted(summary[x].unique()), [f"{v:g}" for v in sorted(summary[x].unique())])
+        ax.minorticks_off()
+    if len(ends) > 1:
+        label_ends(ax, ends)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(alpha=0.3)
+    return fig
+
+
+def label_ends(ax, ends):
+    """Names beside the right ends of lines; ends holds (y, x, name, color). Labels that would overlap are moved apart."""
+    low, high = ax.get_ylim()
+    gap = 0.07 * (high - low)
+    previous = -np.inf
+    for y, x, name, color in sorted(ends):
+        previous = max(y, previous + gap)
+        ax.annotate(name, (x, previous), xytext=(5, 0), textcoords="offset points", color=color, va="center", fontsize=8)
+
+
+def heatmap(matrix, labels, legend, digits=2, **kwargs):
+    """A square table of numbers with the same names on both sides; legend says what the numbers are."""
+    fig, ax = plt.subplots(figsize=(COLUMN, 0.87 * COLUMN))
+    sns.heatmap(
+        matrix, xticklabels=labels, yticklabels=labels, annot=len(labels) <= 10, fmt=f".{digits}f", annot_kws={"size": 6},
+        cmap="cividis", square=True, cbar_kws={"label": legend}, ax=ax, **kwargs,
+    )  # fmt: skip
+    return fig

@@ -1,0 +1,32 @@
+"""From the long table of runs to means, 95 % intervals and paired differences."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+
+def interval(values):
+    """(mean, low, high): the mean of values (n,) and its 95 % t-interval; nan bounds for a single value."""
+    values = np.asarray(values, dtype=float)
+    mean = values.mean()
+    if len(values) < 2:
+        return mean, np.nan, np.nan
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def summarise(runs, metric="accuracy", by=("method", "variant", "shots")):
+    """One row per group of runs: mean, low, high and n over its seeds. Groups keep the order they appear in."""
+    groups = runs[runs.metric == metric].groupby(list(by), sort=False).value
+    rows = [[*key, *interval(values), len(values)] for key, values in groups]
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
+
+
+def paired_differences(runs, reference, metric="accuracy", by=("method", "variant", "shots")):
+    """Like summarise, of each run's difference to the run of `reference` (a dict such as {"method": "CE"}) that has the same
+    dataset, shots and seed. A seed that the reference did not run is left out."""
+    runs = runs[runs.metric == metric]
+    same = ["dataset", "shots", "seed"]
+    is_reference = np.logical_and.reduce([runs[column] == value for column, value in reference.items()])
+    pairs = runs.merge(runs[is_reference][[*same, "value"]], on=same, suffixes=("", "_reference"), validate="many_to_one")
+    return summarise(pairs.assign(value=pairs.value - pairs.value_reference), metric, by)
