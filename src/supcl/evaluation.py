@@ -27,6 +27,12 @@ def nearest_neighbours(train_embeddings, train_labels, test_embeddings, k=5):
     return neighbours.fit(train_embeddings, train_labels).predict(test_embeddings)
 
 
+def most_similar(queries, pool, k):
+    """Indices (M, k) of the k rows of pool (N, D) nearest to each query (M, D) by cosine, nearest first."""
+    similarity = _unit(queries.astype(np.float32)) @ _unit(pool.astype(np.float32)).T
+    return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+
+
 def accuracy(predictions, labels):
     """Share of predictions that equal the labels, in percent."""
     return 100 * float(np.mean(np.asarray(predictions) == np.asarray(labels)))

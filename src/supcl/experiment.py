@@ -6,7 +6,7 @@ objectives and settings. Runs are independent and each uses one thread, so resul
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from supcl import data, evaluation
 from supcl.encoder import ImageEncoder, Model, feature_encoder
+from supcl.tables import interval
 from supcl.training import train
 
 COLUMNS = ["method", "variant", "dataset", "shots", "seed", "metric", "value", "seconds", "settings"]
@@ -47,7 +48,7 @@ class Run:
     mix          see training.train.
     settings     the method's own, for the record; with learning_rate, epochs and the rest they go into the table.
     curve        also record accuracy of the nearest neighbours on validation images after every epoch.
-    keep         also return the embeddings and predictions of the evaluated images, and the model.
+    keep         also return the embeddings of the evaluated images, and the model.
     """
 
     method: str
@@ -73,8 +74,8 @@ class Outcome:
     seconds: float  # of training
     losses: list  # per epoch
     curve: list  # validation accuracy per epoch, in percent; empty unless run.curve
-    embeddings: np.ndarray | None = None  # (N, D), with run.keep
-    predictions: np.ndarray | None = None  # (N,), with run.keep
+    predictions: np.ndarray  # (N,) of the evaluated images
+    embeddings: np.ndarray | None = None  # (N, D) of the same, with run.keep
     model: torch.nn.Module | None = None  # in eval mode, with run.keep
 
 
@@ -93,6 +94,55 @@ def execute(run, setup):
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     return _fine_tune(run, setup) if run.shots else _train_on_features(run, setup)
+
+
+def reported_runs(best, shots, seeds, epochs):
+    """The runs that count: best's settings on the test set, for each number of shots its number of seeds and epochs, from
+    seed 0 on. Seed 0 keeps its embeddings; the first three record a validation curve."""
+    return [
+        replace(best, variant="main", shots=n, seed=seed, epochs=e, evaluate_on="test", curve=seed < 3, keep=seed == 0)
+        for n, count, e in zip(shots, seeds, epochs, strict=True)
+        for seed in range(count)
+    ]
+
+
+def write_results(folder, stage, setup, outcomes):
+    """Write what later stages read: runs/, curves/ and metrics/ (small text), and embeddings/ (arrays), all named by stage.
+
+    embeddings/<stage>.npz holds, of the reported runs, predictions_<shots> (seeds, N) and, of seed 0, embedding_<shots>
+    (up to 2,000, D) of the first test images, as float16. Returns the long table.
+    """
+    folder = Path(folder)
+    for name in ("runs", "curves", "metrics", "embeddings"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    long = table(outcomes, setup)
+    long.to_csv(folder / "runs" / f"{stage}.csv", index=False, lineterminator="\n")
+    curves(outcomes).to_csv(folder / "curves" / f"{stage}.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+    arrays, means = {}, {}
+    main = [outcome for outcome in outcomes if outcome.run.variant == "main"]
+    for shots in dict.fromkeys(outcome.run.shots for outcome in main):
+        group = [outcome for outcome in main if outcome.run.shots == shots]
+        arrays[f"predictions_{shots}"] = np.stack([outcome.predictions for outcome in group]).astype(np.uint8)
+        arrays |= {f"embedding_{shots}": o.embeddings[:2000].astype(np.float16) for o in group if o.run.seed == 0}
+        mean, low, high = interval([outcome.metrics["accuracy"] for outcome in group])
+        means[f"{shots} per class"] = {"accuracy": mean, "low": low, "high": high, "seeds": len(group)}
+    np.savez_compressed(folder / "embeddings" / f"{stage}.npz", **arrays)
+    (folder / "metrics" / f"{stage}.json").write_text(json.dumps({main[0].run.method: means}, indent=2) + "\n")
+    return long
+
+
+def extract_features(images, setup, size):
+    """Embeddings (N, D) float16 of images (N, 1, H, W) by the untrained-here encoder, at size x size pixels, on all cores."""
+    with parallel_config("loky", inner_max_num_threads=1):
+        chunks = Parallel(n_jobs=-1)(delayed(_features_of)(part, setup, size) for part in images.split(2500))
+    return np.concatenate(chunks)
+
+
+def _features_of(images, setup, size):
+    torch.set_num_threads(1)
+    embeddings, _ = evaluation.outputs_of(new_model(setup).eval(), images, partial(data.plain, size=size))
+    return embeddings.astype(np.float16)
 
 
 def table(outcomes, setup):
@@ -196,8 +246,8 @@ def _train_on_features(run, setup):
 
 
 def _outcome(run, metrics, seconds, losses, curve, embeddings, predictions, model):
-    kept = {"embeddings": embeddings, "predictions": predictions, "model": model} if run.keep else {}
-    return Outcome(run, metrics, seconds, losses, curve, **kept)
+    kept = {"embeddings": embeddings, "model": model} if run.keep else {}
+    return Outcome(run, metrics, seconds, losses, curve, predictions, **kept)
 
 
 def _train(run, setup, model, images, labels, **how):

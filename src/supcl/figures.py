@@ -109,3 +109,15 @@ def heatmap(matrix, labels, legend, digits=2, **kwargs):
         cmap="cividis", square=True, cbar_kws={"label": legend}, ax=ax, **kwargs,
     )  # fmt: skip
     return fig
+
+
+def class_counts(train_counts, test_counts, classes):
+    """Bars of the number of images per class, training and test beside each other."""
+    fig, ax = plt.subplots(figsize=(COLUMN, 1.9))
+    x = np.arange(len(classes))
+    ax.bar(x - 0.2, train_counts, 0.4, color=COLORS["SupCon"], label="training")
+    ax.bar(x + 0.2, test_counts, 0.4, color=GREY, label="test")
+    ax.set_xticks(x, classes, rotation=45, ha="right")
+    ax.set_ylabel("images")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return fig

@@ -1,0 +1,174 @@
+"""Commands behind dvc.yaml and the Makefile: python -m supcl.pipeline COMMAND. Nothing here computes a result.
+
+clean NAME       notebooks/NAME.ipynb without outputs, to build/clean: saving a notebook then leaves its stage fresh
+run NAME         papermill runs the clean copy with its parameters from params.yaml, to <results>/notebooks
+paper            compile paper/paper.typ
+refresh [NAME]   run source notebooks in place with their own defaults, so that stored outputs match the code
+smoke FOLDER     the whole pipeline at toy size in a copy of the project
+summary          where the results are, and how long each stage took when it last ran here
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from nbstripout import strip_output
+
+from supcl.paths import ROOT
+
+CLEAN = ROOT / "build" / "clean"
+SECONDS = ROOT / "build" / "seconds"
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+# What papermill and its engine leave in an executed notebook that differs from run to run.
+VOLATILE = ["metadata.papermill", "metadata.language_info", "cell.metadata.papermill", "cell.metadata.execution"]
+
+
+def clean(name):
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    _write(strip_output(notebook, keep_output=False, keep_count=False, keep_id=True, extra_keys=VOLATILE), CLEAN / f"{name}.ipynb")
+
+
+def run(name):
+    parameters = yaml.safe_load((ROOT / "params.yaml").read_text())[name]
+    _check_parameters(name, parameters, notebook_defaults(name))
+    target = ROOT / parameters["results"] / "notebooks" / f"{name}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _execute(CLEAN / f"{name}.ipynb", target, parameters)
+
+
+def refresh(name):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    running = ROOT / "build" / "refresh" / f"{name}.ipynb"  # a notebook that fails leaves its source as it was
+    running.parent.mkdir(parents=True, exist_ok=True)
+    _execute(path, running, {})
+    shutil.copy(running, path)
+
+
+def notebook_defaults(name):
+    """The values of a notebook's `parameters` cell, by name."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    defaults = {}
+    exec(cell.source, {}, defaults)  # literals only, as a test checks
+    return defaults
+
+
+def paper():
+    import typst
+
+    options = {"root": ROOT, "ignore_system_fonts": True, "timestamp": datetime.fromtimestamp(0, UTC)}
+    typst.compile(ROOT / "paper" / "paper.typ", output=ROOT / "paper" / "paper.pdf", **options)
+
+
+def smoke(folder):
+    """Run the pipeline with every notebook's default parameters in folder, which is made anew; nothing else is touched.
+
+    The smoke profile's digits come with scikit-learn, so data/ stays empty there.
+    """
+    folder = Path(folder).resolve()
+    copy_project(folder)
+    defaults = {name: notebook_defaults(name) | {"results": "results"} for name in NOTEBOOKS}
+    (folder / "params.yaml").write_text(yaml.safe_dump(defaults, sort_keys=False))
+    repro(folder)
+
+
+def copy_project(folder):
+    """Copy the project's own files (no results, data, caches or history) to folder, which must be new or made by this."""
+    marker = folder / ".dvc" / "config.local"
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+        raise FileExistsError(f"{folder} holds other files; name a folder that does not exist yet.")
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ("notebooks", "src", "paper"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pdf", "__pycache__", "*.egg-info", ".*"))
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / "data").mkdir()
+    marker.parent.mkdir()
+    (marker.parent / "config").write_text((ROOT / ".dvc" / "config").read_text())
+    marker.write_text("[core]\n    no_scm = true\n")
+
+
+def repro(folder, *arguments):
+    """`dvc repro` in folder, with the folder's own modules; returns what it printed. Raises if a stage fails."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # dvc.yaml calls `python`
+    environment = os.environ | {"PYTHONPATH": str(folder / "src"), "PATH": path}
+    command = [sys.executable, "-m", "dvc", "repro", *arguments]
+    lines = []
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if process.returncode:
+        raise SystemExit(f"`dvc repro` failed in {folder}; the lines above say where.")
+    return "".join(lines)
+
+
+def summary():
+    print("\nseconds each stage took when it last ran here")
+    for path in sorted(SECONDS.glob("*.json"), key=lambda path: path.stat().st_mtime):
+        print(f"  {path.stem:<20}{json.loads(path.read_text()):8.0f}")
+    for what, path in {
+        "figures": "results/figures/",
+        "table": "results/table.csv",
+        "notebooks": "results/notebooks/",
+        "paper": "paper/paper.pdf",
+    }.items():
+        print(f"{what:<22}{ROOT / path}")
+
+
+def _execute(source, target, parameters):
+    papermill.execute_notebook(
+        source, target, parameters, kernel_name="python3", cwd=ROOT, progress_bar=False, log_output=True,
+        stdout_file=sys.stdout, stderr_file=sys.stderr,
+    )  # fmt: skip
+    executed = nbformat.read(target, as_version=4)
+    for number, cell in enumerate(executed.cells):
+        cell.id = str(number)
+    _write(strip_output(executed, keep_output=True, keep_count=True, keep_id=True, extra_keys=VOLATILE), target)
+
+
+def _check_parameters(name, given, expected):
+    if given.keys() != expected.keys():
+        raise SystemExit(
+            f"params.yaml and the parameters cell of {name} differ: "
+            f"only in params.yaml {sorted(given.keys() - expected.keys())}, "
+            f"only in the notebook {sorted(expected.keys() - given.keys())}."
+        )
+
+
+def _write(notebook, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["clean", "run", "paper", "refresh", "smoke", "summary"])
+    parser.add_argument("argument", nargs="?")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    if options.command == "refresh":
+        for name in [options.argument] if options.argument else NOTEBOOKS:
+            refresh(name)
+    elif options.argument:
+        globals()[options.command](options.argument)
+    else:
+        globals()[options.command]()
+    if options.command in ("run", "paper"):
+        SECONDS.mkdir(parents=True, exist_ok=True)
+        stage = options.argument or options.command
+        (SECONDS / f"{stage}.json").write_text(json.dumps(round(time.perf_counter() - start, 1)))
+
+
+if __name__ == "__main__":
+    main()
