@@ -57,17 +57,17 @@ def every(cases):
 
 
 @st.composite
-def batches(draw, zero_rows=True):
+def batches(draw, short_rows=True):
     n, dim, classes = draw(st.integers(2, 12)), draw(st.integers(2, 6)), draw(st.integers(1, 4))
     z = draw(arrays(np.float32, (n, dim), elements=st.floats(-2, 2, width=32, allow_subnormal=False)))
     labels = draw(arrays(np.int64, n, elements=st.integers(0, classes - 1)))
     # counts rather than floats: a cosine of 1e-60 is zero in float32 and not in the reference
     distributions = draw(arrays(np.int64, (n, 4), elements=st.integers(0, 5)))
     logits = draw(arrays(np.float32, (n, 4), elements=st.floats(-5, 5, width=32, allow_subnormal=False)))
-    if not zero_rows:
+    if not short_rows:  # a gradient grows with 1 / length
         z[np.abs(z).max(1) < 1e-3, 0] = 1
     return Batch(
-        *(torch.from_numpy(array).double() for array in (z,)),
+        torch.from_numpy(z).double(),
         torch.from_numpy(labels),
         torch.from_numpy(distributions).double(),
         torch.from_numpy(logits).double(),
@@ -279,7 +279,7 @@ def test_schane_grows_with_hardness_when_negatives_differ(loss):
 
 
 @pytest.mark.parametrize("form", ["out", "in"])
-@given(batch=batches(zero_rows=False))
+@given(batch=batches(short_rows=False))
 def test_supcon_gradient_is_equation_4(form, batch):
     z = batch.z.clone().requires_grad_()
     supcon_loss(z, batch.labels, temperature=batch.temperature, form=form).backward()
@@ -390,7 +390,19 @@ def test_half_precision_is_computed_in_float32(loss, temperature, dtype):
 
 
 @every(EVERY_LOSS)
-@given(batch=batches())
+def test_autocast_does_not_lower_the_precision(loss):
+    batch = random_batch(16, 8, temperature=0.05)
+    batch = batch._replace(logits=batch.logits.bfloat16())
+    expected, expected_gradient = value_and_gradient(loss, batch.z.bfloat16(), batch)
+    z = batch.z.bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(losses, z, batch)
+    value.backward()
+    assert value.dtype == torch.float32 and value == expected and torch.equal(z.grad, expected_gradient)
+
+
+@every(EVERY_LOSS)
+@given(batch=batches(short_rows=False))
 def test_float32_at_temperature_one_hundredth_is_the_double_loop(loss, batch):
     cold = batch._replace(temperature=0.01)
     value, gradient = value_and_gradient(loss, cold.z.float(), cold)

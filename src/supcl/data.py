@@ -73,7 +73,7 @@ def few_shot_draw(labels, pool, shots, seed):
     """Indices (classes * shots,) drawn from pool: shots of each class, without replacement; the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     chosen = []
-    for label in labels[pool].unique():
+    for label in labels.unique():
         members = pool[labels[pool] == label]
         if len(members) < shots:
             raise ValueError(f"class {label} has {len(members)} images in the pool; expected at least {shots}.")

@@ -28,7 +28,7 @@ def supcon_loss(embeddings, labels, *, temperature=0.1, form="out"):
     _check_labels(embeddings, labels)
     s, others = _similarities(embeddings, temperature)
     positive = (labels[:, None] == labels) & others
-    count = positive.sum(1).clamp(min=1)
+    count = positive.sum(1).clamp(min=1).to(s.dtype)  # of integers, log() would be float32
 
     log_all = _logsumexp(s, others)
     if form == "out":
@@ -61,12 +61,10 @@ def schane_loss(embeddings, labels, *, temperature=0.5, hardness=1.0, positives=
     s, others = _similarities(embeddings, temperature)
     same = labels[:, None] == labels
     positive, negative = same & others, ~same
-    log_count = positive.sum(1).clamp(min=1).log()
+    log_count, log_negatives = (pairs.sum(1).clamp(min=1).to(s.dtype).log() for pairs in (positive, negative))
 
     # log R_i = log|N(i)| + log sum_n exp((1 + beta) s_in) - log sum_n exp(beta s_in)
-    log_negative = (
-        negative.sum(1).clamp(min=1).log() + _logsumexp((1 + hardness) * s, negative) - _logsumexp(hardness * s, negative)
-    )
+    log_negative = log_negatives + _logsumexp((1 + hardness) * s, negative) - _logsumexp(hardness * s, negative)
     log_positive = _logsumexp(s, positive)
     if positives == "mean":
         log_positive, constant = log_positive - log_count, 0
@@ -117,7 +115,7 @@ def genscl_loss(embeddings, label_distributions, *, temperature=0.1):
         raise ValueError("label_distributions has negative entries; expected probabilities (logits need a softmax).")
     s, others = _similarities(embeddings, temperature)
     q = _normalise(label_distributions.to(s.dtype))
-    similarity = (q @ q.T) * others  # c_ij, (N, N)
+    similarity = _products(q) * others  # c_ij, (N, N)
     total = similarity.sum(1)
 
     log_all = _logsumexp(s, others)
@@ -146,7 +144,13 @@ def _similarities(embeddings, temperature):
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a number > 0, for example 0.1.")
     z = _normalise(_upcast(embeddings))
-    return z @ z.T / temperature, ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    return _products(z) / temperature, ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+
+
+def _products(x):
+    """x @ x.T in x's own precision, which autocast would lower to half."""
+    with torch.autocast(x.device.type, enabled=False):
+        return x @ x.T
 
 
 def _upcast(x):

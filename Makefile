@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make repro` and `make test`. `make` alone lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export JUPYTER_PLATFORM_DIRS := 1
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv and install everything pinned in requirements.txt
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "python3 is $$($(PYTHON) --version); expected 3.11 or newer. Name another with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true
+	@touch $@
+
+data: $(READY)  ## fetch Fashion-MNIST and check it against data.dvc
+	@python -m supcl.fetch
+
+repro: data  ## every notebook, figure, table and the paper from real data
+	dvc repro
+	@python -m supcl.pipeline summary
+
+smoke: $(READY)  ## the same pipeline at toy size, into build/smoke-run
+	python -m supcl.pipeline smoke build/smoke-run
+
+test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at toy size
+	ruff check .
+	ruff format --check .
+	pytest tests
+	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 notebooks
+	@git diff --stat 2>/dev/null || true
+
+notebooks: $(READY)  ## run the source notebooks in place at toy size, refreshing their stored outputs
+	python -m supcl.pipeline refresh
+
+lab: $(READY)  ## open JupyterLab
+	jupyter lab --notebook-dir notebooks
+
+lock:  ## recompile requirements.txt from pyproject.toml
+	uv pip compile --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
+
+.PHONY: help setup data repro smoke test notebooks lab lock

@@ -1,0 +1,211 @@
+"""Splits and draws without overlap or surprise, the two datasets, and what augmentation may do to an image."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from supcl import data
+
+LABELS = torch.arange(600) % 6 // 3 + torch.arange(600) % 2 * 2  # four classes: 200, 100, 100, 200
+
+
+# Splits and draws
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_split_is_disjoint_and_covers_everything(seed):
+    train, validation = data.split_validation(LABELS, 120, seed)
+    assert len(train) == 480 and len(validation) == 120
+    assert torch.cat([train, validation]).sort().values.tolist() == list(range(600))
+
+
+def test_split_has_the_same_share_of_every_class_in_both_parts():
+    train, validation = data.split_validation(LABELS, 120, seed=0)
+    whole = LABELS.bincount()
+    assert len(set(whole.tolist())) > 1
+    assert torch.equal(LABELS[validation].bincount(), whole // 5)
+    assert torch.equal(LABELS[train].bincount(), whole - whole // 5)
+
+
+def test_split_repeats_with_its_seed_and_differs_with_another():
+    first, again, other = (data.split_validation(LABELS, 120, seed)[1] for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+POOL = torch.arange(0, 600, 3)
+
+
+@pytest.mark.parametrize("shots", [1, 5, 20])
+def test_draw_is_balanced_without_repeats_and_from_the_pool(shots):
+    labels = torch.arange(600) % 4
+    drawn = data.few_shot_draw(labels, POOL, shots, seed=0)
+    assert labels[drawn].bincount().tolist() == [shots] * 4
+    assert len(set(drawn.tolist())) == 4 * shots and set(drawn.tolist()) <= set(POOL.tolist())
+
+
+def test_draw_repeats_with_its_seed_and_differs_with_another():
+    labels = torch.arange(600) % 4
+    first, again, other = (data.few_shot_draw(labels, POOL, 5, seed) for seed in (3, 3, 4))
+    assert torch.equal(first, again) and set(first.tolist()) != set(other.tolist())
+
+
+def test_draw_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    data.few_shot_draw(torch.arange(600) % 4, POOL, 5, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_draw_of_more_than_the_pool_holds_names_the_class():
+    labels = torch.tensor([0] * 10 + [1] * 4 + [2] * 10)
+    with pytest.raises(ValueError, match="class 1 has 4 images in the pool; expected at least 5"):
+        data.few_shot_draw(labels, torch.arange(24), 5, seed=0)
+
+
+def test_draw_from_a_pool_that_lacks_a_class_names_the_class():
+    labels = torch.tensor([0] * 10 + [1] * 4 + [2] * 10)
+    with pytest.raises(ValueError, match="class 2 has 0 images in the pool"):
+        data.few_shot_draw(labels, torch.arange(14), 1, seed=0)
+
+
+# Datasets
+
+
+def test_digits_have_the_documented_shapes_and_types():
+    digits = data.load("digits")
+    for images, labels, n in [
+        (digits.train_images, digits.train_labels, 1347),
+        (digits.test_images, digits.test_labels, 450),
+    ]:
+        assert images.shape == (n, 1, 8, 8) and images.dtype == torch.uint8
+        assert labels.shape == (n,) and labels.dtype == torch.int64
+        assert labels.unique().tolist() == list(range(10))
+    assert digits.train_images.min() == 0 and digits.train_images.max() == 255
+    assert digits.classes == [str(d) for d in range(10)] and digits.flips is False
+
+
+def test_digits_put_each_of_the_1797_images_in_one_part():
+    digits, source = data.load("digits"), load_digits()
+
+    def rows(images, labels):
+        return sorted([int(label), *image] for image, label in zip(images.tolist(), labels, strict=True))
+
+    images = torch.cat([digits.train_images, digits.test_images]).flatten(1).float() / 255 * 16
+    labels = torch.cat([digits.train_labels, digits.test_labels])
+    assert len(labels) == 1797
+    assert rows(images.round().int(), labels) == rows(torch.from_numpy(source.data).int(), source.target)
+
+
+def write_idx(path, array):
+    axes = b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + axes + array.tobytes())
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 5), (300, 2, 2)])
+def test_idx_file_is_read_back(tmp_path, shape):
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    write_idx(tmp_path / "file", array)
+    read = data._idx(tmp_path / "file")
+    assert read.dtype == torch.uint8 and np.array_equal(read.numpy(), array)
+
+
+def test_fashion_mnist_comes_from_four_idx_files_in_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "DATA", tmp_path)
+    rng = np.random.default_rng(0)
+    written = {}
+    for part, n in [("train", 12), ("t10k", 5)]:
+        written[part] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8), rng.integers(0, 10, n, dtype=np.uint8)
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte", written[part][0])
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", written[part][1])
+    fashion = data.load("fashion-mnist")
+    assert np.array_equal(fashion.train_images[:, 0], written["train"][0])
+    assert np.array_equal(fashion.train_labels, written["train"][1]) and fashion.train_labels.dtype == torch.int64
+    assert np.array_equal(fashion.test_images[:, 0], written["t10k"][0])
+    assert np.array_equal(fashion.test_labels, written["t10k"][1])
+    assert len(fashion.classes) == 10 and fashion.flips is True
+
+
+def test_missing_file_says_how_to_fetch_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "DATA", tmp_path)
+    with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte is missing. `make data`"):
+        data.load("fashion-mnist")
+
+
+def test_unknown_dataset_lists_the_known_ones():
+    with pytest.raises(ValueError, match="dataset is 'mnist'; expected one of fashion-mnist, digits"):
+        data.load("mnist")
+
+
+# Augmentation
+
+RAMP = torch.arange(0, 256, 4, dtype=torch.uint8)
+RISING = RAMP.expand(64, 1, 64, 64)  # 64 images that brighten from left to right
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_augmented_images_have_the_asked_size_and_stay_in_range(flips):
+    images = torch.randint(256, (20, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    out = data.Augment(40, flips)(images)
+    assert out.shape == (20, 1, 40, 40) and out.dtype == torch.float32
+    assert out.min() >= 0 and 0.9 < out.max() <= 1
+
+
+def test_each_image_of_a_batch_is_augmented_on_its_own():
+    torch.manual_seed(0)
+    out = data.Augment(16, flips=False)(RISING[:10]).flatten(1)
+    distances = torch.cdist(out, out) + torch.eye(10)
+    assert distances.min() > 1e-3
+
+
+def test_augmentation_repeats_with_torch_seed_and_differs_without():
+    augment = data.Augment(16, flips=True)
+    torch.manual_seed(5)
+    first, other = augment(RISING), augment(RISING)
+    torch.manual_seed(5)
+    assert torch.equal(augment(RISING), first) and not torch.equal(other, first)
+
+
+def mirrored(images):
+    return images[:, 0, :, 0].mean(1) > images[:, 0, :, -1].mean(1)
+
+
+def test_augmentation_never_mirrors_where_the_dataset_forbids_it():
+    torch.manual_seed(0)
+    assert not mirrored(data.Augment(16, flips=False)(RISING)).any()
+
+
+def test_augmentation_mirrors_about_half_where_the_dataset_allows_it():
+    torch.manual_seed(0)
+    assert 16 <= mirrored(data.Augment(16, flips=True)(RISING)).sum() <= 48
+
+
+def test_augmentation_never_turns_images_upside_down():
+    torch.manual_seed(0)
+    assert not mirrored(data.Augment(16, flips=True)(RISING.mT).mT).any()
+
+
+def test_crops_keep_50_to_100_percent_of_the_area():
+    """On a ramp the range of values tells how much of the width, or height, is left."""
+    areas = []
+    for seed in range(4):
+        kept = []
+        for images in (RISING, RISING.mT):
+            torch.manual_seed(seed)
+            out = data.Augment(64, flips=False)(images).flatten(1)
+            kept.append((out.amax(1) - out.amin(1)) / (252 / 255))
+        areas.append(kept[0] * kept[1])
+    areas = torch.cat(areas)
+    assert 0.45 < areas.min() < 0.6 and 0.85 < areas.max() <= 1.001
+
+
+def test_plain_of_the_same_size_only_scales_to_0_1():
+    images = torch.randint(256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(data.plain(images, 8), images / 255)
+
+
+def test_plain_doubles_the_size_by_linear_interpolation():
+    """Between pixel centres of 0 and 1 lie 1/4 and 3/4; beyond them the border value goes on."""
+    out = data.plain(torch.tensor([[[[0, 255], [0, 255]]]], dtype=torch.uint8), 4)
+    assert torch.equal(out, torch.tensor([0, 0.25, 0.75, 1]).expand(1, 1, 4, 4))

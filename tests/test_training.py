@@ -1,0 +1,415 @@
+"""The loop learns, repeats and hands every method the same batches; encoders load what they should; runs give their rows."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_sample_image
+from torch import nn
+
+from supcl import data, evaluation, experiment
+from supcl.encoder import ImageEncoder, Model, Outputs, feature_encoder
+from supcl.experiment import Outcome, Run, Setup, best_trial, execute
+from supcl.losses import genscl_loss, supcon_loss
+from supcl.training import Batch, make_batch, train
+
+
+def cross_entropy(outputs, batch):
+    return F.cross_entropy(outputs.logits, batch.labels)
+
+
+def supcon(outputs, batch):
+    return supcon_loss(outputs.projection, batch.labels)
+
+
+def toy(n=400, seed=0):
+    """The label is the sign of a product, among six features that say nothing: no line separates the classes."""
+    x = torch.randn(n, 8, generator=torch.Generator().manual_seed(seed))
+    return x, (x[:, 0] * x[:, 1] > 0).long()
+
+
+def noisy(x):
+    return x + 0.1 * torch.randn_like(x)
+
+
+def train_toy(objective, seed=0, **changes):
+    """(model, losses) of a short training run on the toy problem."""
+    x, y = toy()
+    how = {"view": noisy, "views": 2, "epochs": 30, "batch_size": 64, "learning_rate": 0.01, "weight_decay": 1e-4, "seed": seed}
+    torch.manual_seed(seed)
+    model = Model(feature_encoder(8, 64), 64, classes=2, projection_dim=16)
+    losses, _ = train(model, objective, changes.pop("images", x), y, **(how | changes))
+    return model, losses
+
+
+def toy_accuracy(model, classifier):
+    (x, y), (test_x, test_y) = toy(), toy(seed=1)
+    embeddings, _ = evaluation.outputs_of(model, x, noisy)
+    test_embeddings, logits = evaluation.outputs_of(model, test_x, lambda x: x)
+    if classifier == "own":
+        return evaluation.accuracy(logits.argmax(1), test_y)
+    return evaluation.accuracy(evaluation.nearest_neighbours(embeddings, y, test_embeddings), test_y)
+
+
+# The loop
+
+
+@pytest.mark.parametrize("objective, classifier", [(cross_entropy, "own"), (supcon, "neighbours")], ids=["ce", "supcon"])
+def test_training_lowers_the_loss_and_solves_the_toy_problem(objective, classifier):
+    torch.manual_seed(0)
+    untrained = Model(feature_encoder(8, 64), 64, classes=2).eval()
+    assert toy_accuracy(untrained, classifier) < 75
+    model, losses = train_toy(objective)
+    assert len(losses) == 30 and losses[-1] < losses[0] - 0.3
+    assert toy_accuracy(model, classifier) > 85
+
+
+def test_same_seed_gives_the_same_losses_and_weights_to_the_bit():
+    (first, losses), (again, losses_again), (other, losses_other) = (train_toy(supcon, seed, epochs=3) for seed in (1, 1, 2))
+    assert losses == losses_again != losses_other
+    weights, weights_again, weights_other = (list(model.state_dict().values()) for model in (first, again, other))
+    assert all(map(torch.equal, weights, weights_again)) and not all(map(torch.equal, weights, weights_other))
+
+
+def seen_by(objective, seed=0, **changes):
+    """Indices of the images that each call of `view` gets."""
+    x, _ = toy()
+    calls = []
+
+    def view(chosen):
+        calls.append(chosen.tolist())
+        return noisy(x[chosen])
+
+    train_toy(objective, seed, images=torch.arange(400), view=view, **({"epochs": 2} | changes))
+    return calls
+
+
+def test_two_objectives_see_the_same_batches():
+    calls = seen_by(cross_entropy)
+    assert calls == seen_by(supcon)
+    assert calls != seen_by(cross_entropy, seed=1)
+
+
+def test_each_view_of_a_batch_is_of_the_same_images():
+    calls = seen_by(supcon)
+    assert calls[::2] == calls[1::2]
+
+
+def test_an_epoch_is_whole_batches_without_repeats_and_the_next_is_shuffled_anew():
+    calls = seen_by(supcon, views=1)
+    assert [len(chosen) for chosen in calls] == [64] * 12  # 400 // 64 steps, twice
+    epochs = sum(calls[:6], []), sum(calls[6:], [])
+    assert all(len(set(epoch)) == 384 for epoch in epochs) and epochs[0] != epochs[1]
+
+
+def test_fewer_images_than_a_batch_are_one_step():
+    assert [sorted(chosen) for chosen in seen_by(cross_entropy, views=1, batch_size=1000)] == [list(range(400))] * 2
+
+
+def test_learning_rate_and_weight_decay_reach_the_weights():
+    weights = [
+        train_toy(cross_entropy, epochs=1, **{"learning_rate": rate, "weight_decay": decay})[0].classifier.weight
+        for rate, decay in [(0.01, 0.0), (0.001, 0.0), (0.01, 10.0)]
+    ]
+    torch.manual_seed(0)
+    start = Model(feature_encoder(8, 64), 64, classes=2, projection_dim=16).classifier.weight
+    moved = [(w - start).norm() for w in weights]
+    assert moved[1] < moved[0] / 3
+    assert weights[2].norm() < 0.9 * weights[0].norm()
+
+
+def test_on_epoch_gets_every_epoch_and_the_model_in_eval_mode_and_training_goes_on_in_train_mode():
+    modes, epochs = [], []
+
+    def objective(outputs, batch):
+        modes.append(running[0].training)
+        return cross_entropy(outputs, batch)
+
+    torch.manual_seed(0)
+    running = [Model(feature_encoder(8, 16), 16, classes=2)]
+    x, y = toy(64)
+    train(
+        running[0], objective, x, y, view=noisy, views=1, epochs=3, batch_size=32, learning_rate=0.01, weight_decay=0, seed=0,
+        on_epoch=lambda epoch, model: epochs.append((epoch, model is running[0], model.training)),
+    )  # fmt: skip
+    assert epochs == [(1, True, False), (2, True, False), (3, True, False)]
+    assert modes == [True] * 6 and not running[0].training
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_stops_training_and_names_the_epoch(bad):
+    steps = []
+
+    def objective(outputs, batch):
+        steps.append(1)
+        return cross_entropy(outputs, batch) * (bad if len(steps) == 9 else 1)  # six steps an epoch
+
+    with pytest.raises(FloatingPointError, match=f"loss is {bad} in epoch 2 at learning rate 0.01"):
+        train_toy(objective)
+    assert len(steps) == 9
+
+
+def test_batch_is_view_after_view_with_labels_repeated():
+    images, labels = torch.tensor([[1.0], [2], [3]]), torch.tensor([2, 0, 1])
+    offsets = iter([10, 20])
+    batch = make_batch(images, labels, lambda x: x + next(offsets), views=2, mix=None, classes=4)
+    assert batch.inputs.flatten().tolist() == [11, 12, 13, 21, 22, 23]
+    assert batch.labels.tolist() == [2, 0, 1, 2, 0, 1]
+    assert torch.equal(batch.label_distributions, torch.eye(4)[[2, 0, 1, 2, 0, 1]])
+
+
+def test_each_view_is_mixed_on_its_own_after_augmentation():
+    seen = []
+
+    def mix(x, labels):
+        seen.append((x.flatten().tolist(), labels.tolist()))
+        return x * 100, torch.full((len(x), 3), float(len(seen)))
+
+    offsets = iter([10, 20])
+    batch = make_batch(torch.tensor([[1.0], [2]]), torch.tensor([2, 0]), lambda x: x + next(offsets), 2, mix, classes=3)
+    assert seen == [([11, 12], [2, 0]), ([21, 22], [2, 0])]
+    assert batch.inputs.flatten().tolist() == [1100, 1200, 2100, 2200]
+    assert batch.label_distributions[:, 0].tolist() == [1, 1, 2, 2] and batch.labels.tolist() == [2, 0, 2, 0]
+
+
+def test_mixed_distributions_reach_the_objective():
+    calls, reached = [], []
+
+    def mix(x, labels):
+        q = torch.rand(len(x), 2)
+        calls.append(q)
+        return x, q
+
+    def objective(outputs, batch):
+        reached.append(batch.label_distributions)
+        return genscl_loss(outputs.projection, batch.label_distributions)
+
+    train_toy(objective, mix=mix, epochs=1)
+    assert len(calls) == 2 * len(reached) == 12
+    assert torch.equal(torch.cat(calls), torch.cat(reached))
+
+
+# Encoders
+
+
+def test_model_has_both_heads_on_the_encoder_s_embedding():
+    model = Model(feature_encoder(8, 32), 32, classes=5, projection_dim=16).eval()
+    x = torch.randn(7, 8)
+    outputs = model(x)
+    assert isinstance(outputs, Outputs)
+    assert [tuple(part.shape) for part in outputs] == [(7, 32), (7, 16), (7, 5)]
+    assert torch.equal(outputs.embedding, model.encoder(x))
+    assert torch.equal(outputs.logits, model.classifier(outputs.embedding))
+    assert torch.equal(outputs.projection, model.projection(outputs.embedding))
+
+
+@pytest.fixture(scope="module")
+def package_encoder():
+    torch.manual_seed(0)
+    return ImageEncoder("tf_efficientnet_lite0", "package")
+
+
+def test_package_weights_do_not_depend_on_the_random_start(package_encoder):
+    torch.manual_seed(1)
+    weights, again = package_encoder.state_dict(), ImageEncoder("tf_efficientnet_lite0", "package").state_dict()
+    assert weights["backbone.conv_stem.weight"].shape == (32, 3, 3, 3) and package_encoder.dim == 1280
+    assert weights.keys() == again.keys() and all(torch.equal(weights[key], again[key]) for key in weights)
+
+
+def test_package_weights_are_trained_and_each_in_its_place(package_encoder):
+    """Running variances are positive; a photograph of a Chinese palace is a palace only if every layer is right."""
+    state = package_encoder.state_dict()
+    variances = [tensor for key, tensor in state.items() if key.endswith("running_var")]
+    assert len(variances) == 49 and all((tensor >= 0).all() for tensor in variances)
+
+    model = timm.create_model("tf_efficientnet_lite0")
+    model.load_state_dict(experiment_weights(model))
+    photograph = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)[None, :, :, 106:533].float() / 255
+    inputs = F.interpolate(photograph, (224, 224), mode="bilinear", antialias=True)
+    with torch.inference_mode():
+        logits = model.eval()((inputs - 0.5) / 0.5)
+        assert timm.data.ImageNetInfo().index_to_description(int(logits.argmax())) == "palace"
+        # the same network behind ImageEncoder's own normalisation, up to the classifier
+        assert torch.allclose(model.classifier(package_encoder.eval()(inputs)), logits, atol=1e-3)
+
+
+def experiment_weights(model):
+    from supcl.encoder import _from_package
+
+    return _from_package("tf_efficientnet_lite0", model.state_dict())
+
+
+def test_package_has_weights_for_one_encoder_only():
+    with pytest.raises(ValueError, match="tf_efficientnet_lite0 only; for test_resnet use"):
+        ImageEncoder("test_resnet", "package")
+
+
+def test_state_dict_in_a_file_is_loaded(tmp_path):
+    torch.manual_seed(0)
+    source = timm.create_model("test_resnet")
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    torch.manual_seed(1)
+    loaded = ImageEncoder("test_resnet", str(tmp_path / "weights.pth")).backbone.state_dict()
+    assert loaded and all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in loaded.items())
+    fresh = ImageEncoder("test_resnet", "none").backbone.state_dict()
+    assert not torch.equal(fresh["conv1.0.weight"], loaded["conv1.0.weight"])
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_file_that_would_run_code_is_refused(tmp_path):
+    torch.save({"weight": Payload(tmp_path / "ran")}, tmp_path / "weights.pth")
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        ImageEncoder("test_resnet", str(tmp_path / "weights.pth"))
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "weights.pth", weights_only=False)
+    assert (tmp_path / "ran").exists()  # so the payload was real
+
+
+def test_missing_weights_say_what_is_expected(tmp_path):
+    with pytest.raises(FileNotFoundError, match='nothing.pth.*expected "package", "hub", "none" or the path'):
+        ImageEncoder("test_resnet", str(tmp_path / "nothing.pth"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_encoder_gives_a_row_of_dim_per_image(channels):
+    encoder = ImageEncoder("test_resnet", "none").eval()
+    assert encoder(torch.rand(4, channels, 32, 32)).shape == (4, encoder.dim)
+
+
+def test_grey_is_the_same_as_three_equal_channels_and_inputs_are_normalised():
+    encoder = ImageEncoder("test_resnet", "none").eval()
+    grey = torch.rand(2, 1, 32, 32)
+    assert torch.equal(encoder(grey), encoder(grey.repeat(1, 3, 1, 1)))
+    config = timm.data.resolve_model_data_config(encoder.backbone)
+    mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+    assert torch.allclose(encoder(grey), encoder.backbone((grey - mean) / std), atol=1e-5)
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    digits = data.load("digits")
+    train_part, validation = data.split_validation(digits.train_labels, 200, seed=0)
+    draws = {experiment.draw_name(5, seed): data.few_shot_draw(digits.train_labels, train_part, 5, seed) for seed in (0, 1)}
+    np.savez(folder / "splits.npz", train=train_part, validation=validation, **draws)
+    for part, images in [("train", digits.train_images), ("test", digits.test_images)]:
+        np.save(folder / f"features_{part}.npy", images.flatten(1).numpy().astype(np.float16))
+    return Setup(str(folder), "digits", "test_resnet", "none", image_size=32, batch_size=32, weight_decay=0.01)
+
+
+FEW = Run("SupCon", "plain", supcon, 5, 0, learning_rate=0.003, epochs=2, classifier="probe", settings={"temperature": 0.1})
+FEATURES = Run("CE", "plain", cross_entropy, 0, 0, learning_rate=0.01, epochs=2, batch_size=128)
+METRICS = [
+    *["accuracy", "probe_accuracy", "neighbour_accuracy"],
+    *["within_class_cosine", "between_class_cosine", "isotropy", "simplex_distance"],
+]
+
+
+@pytest.mark.parametrize("run", [FEW, FEATURES], ids=["few shot", "features"])
+def test_same_run_gives_the_same_numbers_and_another_seed_does_not(setup, run):
+    first, again, other = execute(run, setup), execute(run, setup), execute(replace(run, seed=1), setup)
+    assert list(first.metrics) == METRICS and np.isfinite(list(first.metrics.values())).all()
+    assert first.metrics == again.metrics and first.losses == again.losses and len(first.losses) == 2
+    assert first.metrics != other.metrics
+
+
+def test_run_on_features_learns_the_digits(setup):
+    outcome = execute(replace(FEATURES, epochs=5), setup)
+    assert outcome.metrics["accuracy"] > 90 and outcome.metrics["neighbour_accuracy"] > 90
+
+
+@pytest.mark.parametrize("run", [FEW, FEATURES], ids=["few shot", "features"])
+@pytest.mark.parametrize("evaluate_on, images", [("test", 450), ("validation", 200)])
+def test_kept_predictions_are_of_the_evaluated_images_and_give_the_accuracy(setup, run, evaluate_on, images):
+    outcome = execute(replace(run, evaluate_on=evaluate_on, keep=True), setup)
+    digits = data.load("digits")
+    validation = np.load(f"{setup.shared}/splits.npz")["validation"]
+    labels = digits.test_labels if evaluate_on == "test" else digits.train_labels[validation]
+    assert outcome.predictions.shape == (images,) and len(outcome.embeddings) == images
+    assert evaluation.accuracy(outcome.predictions, labels) == outcome.metrics["accuracy"]
+    assert isinstance(outcome.model, nn.Module) and not outcome.model.training
+
+
+def test_without_keep_nothing_large_is_returned(setup):
+    outcome = execute(FEATURES, setup)
+    assert outcome.embeddings is outcome.predictions is outcome.model is None and outcome.curve == []
+
+
+@pytest.mark.parametrize("classifier, same_as", [("probe", "probe_accuracy"), ("own", None)])
+def test_accuracy_is_that_of_the_run_s_classifier(setup, classifier, same_as):
+    metrics = execute(replace(FEW, classifier=classifier), setup).metrics
+    if same_as:
+        assert metrics["accuracy"] == metrics[same_as]
+    else:  # supcon never trains the model's own classifier
+        assert metrics["accuracy"] < 30 < metrics["probe_accuracy"]
+
+
+def test_recording_a_curve_has_a_point_per_epoch_and_changes_nothing(setup):
+    outcome = execute(replace(FEW, curve=True), setup)
+    assert len(outcome.curve) == 2 and all(0 <= accuracy <= 100 for accuracy in outcome.curve)
+    assert outcome.metrics == execute(FEW, setup).metrics
+
+
+def test_missing_splits_say_which_notebook_writes_them(setup, tmp_path):
+    with pytest.raises(FileNotFoundError, match="splits.npz is missing. 01_data writes it"):
+        execute(FEW, replace(setup, shared=str(tmp_path)))
+
+
+def test_table_has_a_row_per_run_and_metric_with_settings_as_json(setup):
+    metrics = {"accuracy": 71.5, "isotropy": 0.25}
+    outcomes = [Outcome(FEW, metrics, 1.2345, [2.0, 1.0], []), Outcome(FEATURES, metrics, 2.0, [1.0, 0.5], [])]
+    rows = experiment.table(outcomes, setup)
+    assert rows.columns.tolist() == ["method", "variant", "dataset", "shots", "seed", "metric", "value", "seconds", "settings"]
+    assert rows.iloc[:, :8].values.tolist() == [
+        ["SupCon", "plain", "digits", 5, 0, "accuracy", 71.5, 1.23],
+        ["SupCon", "plain", "digits", 5, 0, "isotropy", 0.25, 1.23],
+        ["CE", "plain", "digits", "all", 0, "accuracy", 71.5, 2.0],
+        ["CE", "plain", "digits", "all", 0, "isotropy", 0.25, 2.0],
+    ]
+    few, features = json.loads(rows.settings[0]), json.loads(rows.settings[2])
+    assert few == {
+        "encoder": "test_resnet", "weights": "none", "image_size": 32, "weight_decay": 0.01, "batch_size": 32,
+        "learning_rate": 0.003, "epochs": 2, "classifier": "probe", "evaluate_on": "test", "temperature": 0.1,
+    }  # fmt: skip
+    assert features["batch_size"] == 128 and features["learning_rate"] == 0.01
+
+
+def test_curves_have_a_row_per_run_and_epoch():
+    recorded, unrecorded = Outcome(FEW, {}, 0, [2.0, 1.0], [40.0, 60.0]), Outcome(FEATURES, {}, 0, [1.5], [])
+    rows = experiment.curves([recorded, unrecorded])
+    assert rows.columns.tolist() == ["method", "variant", "shots", "seed", "epoch", "loss", "validation_accuracy"]
+    assert rows.iloc[:2].values.tolist() == [["SupCon", "plain", 5, 0, 1, 2.0, 40.0], ["SupCon", "plain", 5, 0, 2, 1.0, 60.0]]
+    assert rows.iloc[2, :6].tolist() == ["CE", "plain", "all", 0, 1, 1.5] and np.isnan(rows.validation_accuracy[2])
+
+
+def trial(variant, seed, accuracy, evaluate_on="validation"):
+    return Outcome(replace(FEW, variant=variant, seed=seed, evaluate_on=evaluate_on), {"accuracy": accuracy}, 0, [], [])
+
+
+def test_best_trial_has_the_best_mean_over_seeds_not_the_best_run():
+    outcomes = [trial("a", 0, 90), trial("b", 0, 70), trial("c", 0, 71), trial("a", 1, 40), trial("b", 1, 80), trial("c", 1, 70)]
+    assert best_trial(outcomes).variant == "b"
+
+
+def test_best_trial_refuses_runs_on_the_test_set():
+    with pytest.raises(ValueError, match="never chosen on test images"):
+        best_trial([trial("a", 0, 90), trial("b", 0, 70, evaluate_on="test")])
+
+
+def test_batch_fields_are_those_methods_rely_on():
+    assert Batch._fields == ("inputs", "labels", "label_distributions")
+    assert Outputs._fields == ("embedding", "projection", "logits")
