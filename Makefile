@@ -34,7 +34,6 @@ test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at t
 	ruff format --check .
 	pytest tests
 	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 notebooks
-	@git diff --stat 2>/dev/null || true
 
 notebooks: $(READY)  ## run the source notebooks in place at toy size, refreshing their stored outputs
 	python -m supcl.pipeline refresh
@@ -42,7 +41,10 @@ notebooks: $(READY)  ## run the source notebooks in place at toy size, refreshin
 lab: $(READY)  ## open JupyterLab
 	jupyter lab --notebook-dir notebooks
 
+readme: $(READY)  ## put results/table.csv into README.md
+	python -m supcl.pipeline readme
+
 lock:  ## recompile requirements.txt from pyproject.toml
 	uv pip compile --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
 
-.PHONY: help setup data repro smoke test notebooks lab lock
+.PHONY: help setup data repro smoke test notebooks lab readme lock

@@ -58,6 +58,13 @@ def test_linear_probe_regularises_more_at_less_strength():
     assert evaluation.accuracy(evaluation.linear_probe(x, y, x, strength=10.0), y) == 100
 
 
+def test_most_similar_rows_come_nearest_first_whatever_their_lengths():
+    angles = np.array([0.5, 0.1, -0.3, 3.0])
+    pool = np.stack([np.cos(angles), np.sin(angles)], 1) * np.array([[1e3], [1e-3], [1], [1]])
+    found = evaluation.most_similar(np.array([[7.0, 0], [-7.0, 0]]), pool, k=3)
+    assert found.tolist() == [[1, 2, 0], [3, 0, 2]]
+
+
 def test_accuracy_is_the_share_of_hits_in_percent():
     assert evaluation.accuracy(np.array([1, 2, 3, 4]), torch.tensor([1, 2, 3, 0])) == 75.0
 
@@ -118,8 +125,10 @@ def test_geometry_is_the_explicit_pairs(seed):
 @pytest.mark.parametrize("classes, dim", [(2, 1), (2, 3), (4, 4), (10, 16)])
 def test_collapse_onto_a_rotated_simplex_has_distance_0_and_within_cosine_1(classes, dim):
     rng = np.random.default_rng(0)
-    vertices = np.array([[1.0], [-1.0]]) if dim == 1 else np.eye(max(classes, dim))[:classes] - 1 / classes * (
-        np.arange(max(classes, dim)) < classes
+    vertices = (
+        np.array([[1.0], [-1.0]])
+        if dim == 1
+        else np.eye(max(classes, dim))[:classes] - 1 / classes * (np.arange(max(classes, dim)) < classes)
     )
     turn, _ = np.linalg.qr(rng.standard_normal((vertices.shape[1],) * 2))
     labels = np.arange(3 * classes) % classes

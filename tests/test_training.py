@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -12,7 +13,7 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from supcl import data, evaluation, experiment
-from supcl.encoder import ImageEncoder, Model, Outputs, feature_encoder
+from supcl.encoder import ImageEncoder, Model, Outputs, _from_package, feature_encoder
 from supcl.experiment import Outcome, Run, Setup, best_trial, execute
 from supcl.losses import genscl_loss, supcon_loss
 from supcl.training import Batch, make_batch, train
@@ -46,26 +47,27 @@ def train_toy(objective, seed=0, **changes):
     return model, losses
 
 
-def toy_accuracy(model, classifier):
+def toy_accuracy(model, by):
+    """Accuracy on new points, by the classifier or by the nearest neighbours among projections."""
     (x, y), (test_x, test_y) = toy(), toy(seed=1)
-    embeddings, _ = evaluation.outputs_of(model, x, noisy)
-    test_embeddings, logits = evaluation.outputs_of(model, test_x, lambda x: x)
-    if classifier == "own":
-        return evaluation.accuracy(logits.argmax(1), test_y)
-    return evaluation.accuracy(evaluation.nearest_neighbours(embeddings, y, test_embeddings), test_y)
+    with torch.inference_mode():
+        outputs, test_outputs = model.eval()(x), model(test_x)
+    if by == "classifier":
+        return evaluation.accuracy(test_outputs.logits.argmax(1), test_y)
+    return evaluation.accuracy(evaluation.nearest_neighbours(outputs.projection, y, test_outputs.projection), test_y)
 
 
 # The loop
 
 
-@pytest.mark.parametrize("objective, classifier", [(cross_entropy, "own"), (supcon, "neighbours")], ids=["ce", "supcon"])
-def test_training_lowers_the_loss_and_solves_the_toy_problem(objective, classifier):
+@pytest.mark.parametrize("objective, by", [(cross_entropy, "classifier"), (supcon, "neighbours")], ids=["ce", "supcon"])
+def test_training_lowers_the_loss_and_solves_the_toy_problem(objective, by):
     torch.manual_seed(0)
     untrained = Model(feature_encoder(8, 64), 64, classes=2).eval()
-    assert toy_accuracy(untrained, classifier) < 75
+    assert toy_accuracy(untrained, by) < 75
     model, losses = train_toy(objective)
     assert len(losses) == 30 and losses[-1] < losses[0] - 0.3
-    assert toy_accuracy(model, classifier) > 85
+    assert toy_accuracy(model, by) > 85
 
 
 def test_same_seed_gives_the_same_losses_and_weights_to_the_bit():
@@ -227,7 +229,7 @@ def test_package_weights_are_trained_and_each_in_its_place(package_encoder):
     assert len(variances) == 49 and all((tensor >= 0).all() for tensor in variances)
 
     model = timm.create_model("tf_efficientnet_lite0")
-    model.load_state_dict(experiment_weights(model))
+    model.load_state_dict(_from_package("tf_efficientnet_lite0", model.state_dict()))
     photograph = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)[None, :, :, 106:533].float() / 255
     inputs = F.interpolate(photograph, (224, 224), mode="bilinear", antialias=True)
     with torch.inference_mode():
@@ -235,12 +237,6 @@ def test_package_weights_are_trained_and_each_in_its_place(package_encoder):
         assert timm.data.ImageNetInfo().index_to_description(int(logits.argmax())) == "palace"
         # the same network behind ImageEncoder's own normalisation, up to the classifier
         assert torch.allclose(model.classifier(package_encoder.eval()(inputs)), logits, atol=1e-3)
-
-
-def experiment_weights(model):
-    from supcl.encoder import _from_package
-
-    return _from_package("tf_efficientnet_lite0", model.state_dict())
 
 
 def test_package_has_weights_for_one_encoder_only():
@@ -313,6 +309,12 @@ def setup(tmp_path_factory):
 
 FEW = Run("SupCon", "plain", supcon, 5, 0, learning_rate=0.003, epochs=2, classifier="probe", settings={"temperature": 0.1})
 FEATURES = Run("CE", "plain", cross_entropy, 0, 0, learning_rate=0.01, epochs=2, batch_size=128)
+
+
+def outcome(run, metrics=None, **fields):
+    return Outcome(run, metrics or {}, **({"seconds": 0.0, "losses": [], "curve": [], "predictions": np.zeros(3, int)} | fields))
+
+
 METRICS = [
     *["accuracy", "probe_accuracy", "neighbour_accuracy"],
     *["within_class_cosine", "between_class_cosine", "isotropy", "simplex_distance"],
@@ -328,25 +330,25 @@ def test_same_run_gives_the_same_numbers_and_another_seed_does_not(setup, run):
 
 
 def test_run_on_features_learns_the_digits(setup):
-    outcome = execute(replace(FEATURES, epochs=5), setup)
-    assert outcome.metrics["accuracy"] > 90 and outcome.metrics["neighbour_accuracy"] > 90
+    done = execute(replace(FEATURES, epochs=5), setup)
+    assert done.metrics["accuracy"] > 90 and done.metrics["neighbour_accuracy"] > 90
 
 
 @pytest.mark.parametrize("run", [FEW, FEATURES], ids=["few shot", "features"])
 @pytest.mark.parametrize("evaluate_on, images", [("test", 450), ("validation", 200)])
 def test_kept_predictions_are_of_the_evaluated_images_and_give_the_accuracy(setup, run, evaluate_on, images):
-    outcome = execute(replace(run, evaluate_on=evaluate_on, keep=True), setup)
+    done = execute(replace(run, evaluate_on=evaluate_on, keep=True), setup)
     digits = data.load("digits")
     validation = np.load(f"{setup.shared}/splits.npz")["validation"]
     labels = digits.test_labels if evaluate_on == "test" else digits.train_labels[validation]
-    assert outcome.predictions.shape == (images,) and len(outcome.embeddings) == images
-    assert evaluation.accuracy(outcome.predictions, labels) == outcome.metrics["accuracy"]
-    assert isinstance(outcome.model, nn.Module) and not outcome.model.training
+    assert done.predictions.shape == (images,) and len(done.embeddings) == images
+    assert evaluation.accuracy(done.predictions, labels) == done.metrics["accuracy"]
+    assert isinstance(done.model, nn.Module) and not done.model.training
 
 
 def test_without_keep_nothing_large_is_returned(setup):
-    outcome = execute(FEATURES, setup)
-    assert outcome.embeddings is outcome.predictions is outcome.model is None and outcome.curve == []
+    done = execute(FEATURES, setup)
+    assert done.embeddings is None and done.model is None and done.curve == []
 
 
 @pytest.mark.parametrize("classifier, same_as", [("probe", "probe_accuracy"), ("own", None)])
@@ -359,9 +361,9 @@ def test_accuracy_is_that_of_the_run_s_classifier(setup, classifier, same_as):
 
 
 def test_recording_a_curve_has_a_point_per_epoch_and_changes_nothing(setup):
-    outcome = execute(replace(FEW, curve=True), setup)
-    assert len(outcome.curve) == 2 and all(0 <= accuracy <= 100 for accuracy in outcome.curve)
-    assert outcome.metrics == execute(FEW, setup).metrics
+    done = execute(replace(FEW, curve=True), setup)
+    assert len(done.curve) == 2 and all(0 <= accuracy <= 100 for accuracy in done.curve)
+    assert done.metrics == execute(FEW, setup).metrics
 
 
 def test_missing_splits_say_which_notebook_writes_them(setup, tmp_path):
@@ -371,7 +373,7 @@ def test_missing_splits_say_which_notebook_writes_them(setup, tmp_path):
 
 def test_table_has_a_row_per_run_and_metric_with_settings_as_json(setup):
     metrics = {"accuracy": 71.5, "isotropy": 0.25}
-    outcomes = [Outcome(FEW, metrics, 1.2345, [2.0, 1.0], []), Outcome(FEATURES, metrics, 2.0, [1.0, 0.5], [])]
+    outcomes = [outcome(FEW, metrics, seconds=1.2345), outcome(FEATURES, metrics, seconds=2.0)]
     rows = experiment.table(outcomes, setup)
     assert rows.columns.tolist() == ["method", "variant", "dataset", "shots", "seed", "metric", "value", "seconds", "settings"]
     assert rows.iloc[:, :8].values.tolist() == [
@@ -389,15 +391,57 @@ def test_table_has_a_row_per_run_and_metric_with_settings_as_json(setup):
 
 
 def test_curves_have_a_row_per_run_and_epoch():
-    recorded, unrecorded = Outcome(FEW, {}, 0, [2.0, 1.0], [40.0, 60.0]), Outcome(FEATURES, {}, 0, [1.5], [])
+    recorded, unrecorded = outcome(FEW, losses=[2.0, 1.0], curve=[40.0, 60.0]), outcome(FEATURES, losses=[1.5])
     rows = experiment.curves([recorded, unrecorded])
     assert rows.columns.tolist() == ["method", "variant", "shots", "seed", "epoch", "loss", "validation_accuracy"]
     assert rows.iloc[:2].values.tolist() == [["SupCon", "plain", 5, 0, 1, 2.0, 40.0], ["SupCon", "plain", 5, 0, 2, 1.0, 60.0]]
     assert rows.iloc[2, :6].tolist() == ["CE", "plain", "all", 0, 1, 1.5] and np.isnan(rows.validation_accuracy[2])
 
 
+def test_reported_runs_are_the_best_settings_on_the_test_set_per_shots_and_seed():
+    best = replace(FEW, variant="trial 3", evaluate_on="validation", seed=7, learning_rate=0.5)
+    reported = experiment.reported_runs(best, shots=[5, 20], seeds=[4, 1], epochs=[10, 30])
+    assert [(run.shots, run.seed, run.epochs) for run in reported] == [
+        (5, 0, 10),
+        (5, 1, 10),
+        (5, 2, 10),
+        (5, 3, 10),
+        (20, 0, 30),
+    ]
+    assert {(run.variant, run.evaluate_on, run.learning_rate) for run in reported} == {("main", "test", 0.5)}
+    assert [run.keep for run in reported] == [True, False, False, False, True]
+    assert [run.curve for run in reported] == [True, True, True, False, True]
+
+
+def test_written_results_are_what_the_runs_gave(setup, tmp_path):
+    main = replace(FEW, variant="main")
+    outcomes = [
+        outcome(replace(main, variant="trial"), {"accuracy": 1.0}, losses=[3.0]),
+        outcome(main, {"accuracy": 70.0}, losses=[2.0], predictions=np.array([1, 2]), embeddings=np.ones((2500, 4))),
+        outcome(replace(main, seed=1), {"accuracy": 80.0}, losses=[1.0], predictions=np.array([3, 4])),
+        outcome(replace(main, shots=20), {"accuracy": 90.0}, losses=[1.0], embeddings=np.zeros((3, 4))),
+    ]
+    experiment.write_results(tmp_path, "03_supcon", setup, outcomes)
+    runs = pd.read_csv(tmp_path / "runs" / "03_supcon.csv")
+    assert runs.value.tolist() == [1, 70, 80, 90] and runs.columns.tolist() == experiment.COLUMNS
+    assert json.loads(runs.settings[0])["temperature"] == 0.1
+    assert pd.read_csv(tmp_path / "curves" / "03_supcon.csv").loss.tolist() == [3, 2, 1, 1]
+    with np.load(tmp_path / "embeddings" / "03_supcon.npz") as arrays:
+        assert arrays["predictions_5"].tolist() == [[1, 2], [3, 4]] and arrays["predictions_20"].shape == (1, 3)
+        assert arrays["embedding_5"].shape == (2000, 4) and arrays["embedding_20"].dtype == np.float16
+    means = json.loads((tmp_path / "metrics" / "03_supcon.json").read_text())["SupCon"]
+    assert means["5 per class"]["accuracy"] == 75 and means["5 per class"]["seeds"] == 2
+    assert means["20 per class"]["accuracy"] == 90 and means["20 per class"]["seeds"] == 1
+
+
+def test_features_of_every_part_come_from_the_same_encoder(setup):
+    """Also with random weights, where each part builds its own encoder."""
+    images = data.load("digits").test_images[:3]
+    assert np.array_equal(experiment._features_of(images, setup, 32), experiment._features_of(images, setup, 32))
+
+
 def trial(variant, seed, accuracy, evaluate_on="validation"):
-    return Outcome(replace(FEW, variant=variant, seed=seed, evaluate_on=evaluate_on), {"accuracy": accuracy}, 0, [], [])
+    return outcome(replace(FEW, variant=variant, seed=seed, evaluate_on=evaluate_on), {"accuracy": accuracy})
 
 
 def test_best_trial_has_the_best_mean_over_seeds_not_the_best_run():

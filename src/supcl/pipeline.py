@@ -5,6 +5,7 @@ run NAME         papermill runs the clean copy with its parameters from params.y
 paper            compile paper/paper.typ
 refresh [NAME]   run source notebooks in place with their own defaults, so that stored outputs match the code
 smoke FOLDER     the whole pipeline at toy size in a copy of the project
+readme           put results/table.csv into README.md
 summary          where the results are, and how long each stage took when it last ran here
 """
 
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import yaml
 from nbstripout import strip_output
@@ -34,7 +36,9 @@ VOLATILE = ["metadata.papermill", "metadata.language_info", "cell.metadata.paper
 
 def clean(name):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    _write(strip_output(notebook, keep_output=False, keep_count=False, keep_id=True, extra_keys=VOLATILE), CLEAN / f"{name}.ipynb")
+    _write(
+        strip_output(notebook, keep_output=False, keep_count=False, keep_id=True, extra_keys=VOLATILE), CLEAN / f"{name}.ipynb"
+    )
 
 
 def run(name):
@@ -113,6 +117,26 @@ def repro(folder, *arguments):
     return "".join(lines)
 
 
+def readme():
+    path = ROOT / "README.md"
+    path.write_text(with_results(path.read_text(), pd.read_csv(ROOT / "results" / "table.csv")))
+
+
+def with_results(text, table):
+    """README's text with the results between its two markers replaced by table (columns as in results/table.csv)."""
+    shots = list(dict.fromkeys(table.shots))
+    lines = ["| method |" + "".join(f" {n} per class | difference to CE |" for n in shots), "|---" * (1 + 2 * len(shots)) + "|"]
+    for method, rows in table.groupby("method", sort=False):
+        cells = []
+        for row in rows.to_dict("records"):
+            cells.append(f"{row['mean']:.1f} % ({row['low']:.1f} to {row['high']:.1f}, n = {row['n']})")
+            difference = f"{row['difference']:+.1f} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})"
+            cells.append("" if method == "CE" else difference)
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    start, end = text.index("<!-- results:"), text.index("<!-- end of results -->")
+    return text[: text.index("\n", start) + 1] + "\n".join(lines) + "\n" + text[end:]
+
+
 def summary():
     print("\nseconds each stage took when it last ran here")
     for path in sorted(SECONDS.glob("*.json"), key=lambda path: path.stat().st_mtime):
@@ -134,7 +158,12 @@ def _execute(source, target, parameters):
     executed = nbformat.read(target, as_version=4)
     for number, cell in enumerate(executed.cells):
         cell.id = str(number)
-    _write(strip_output(executed, keep_output=True, keep_count=True, keep_id=True, extra_keys=VOLATILE), target)
+    _write(_normalised(executed, keep=True), target)
+
+
+def _normalised(notebook, keep):
+    """Without what differs from run to run; outputs and counts stay if keep."""
+    return strip_output(notebook, keep_output=keep, keep_count=keep, keep_id=True, extra_keys=VOLATILE)
 
 
 def _check_parameters(name, given, expected):
@@ -153,7 +182,7 @@ def _write(notebook, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["clean", "run", "paper", "refresh", "smoke", "summary"])
+    parser.add_argument("command", choices=["clean", "run", "paper", "refresh", "smoke", "readme", "summary"])
     parser.add_argument("argument", nargs="?")
     options = parser.parse_args()
     start = time.perf_counter()

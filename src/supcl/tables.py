@@ -17,7 +17,7 @@ def interval(values):
 
 def summarise(runs, metric="accuracy", by=("method", "variant", "shots")):
     """One row per group of runs: mean, low, high and n over its seeds. Groups keep the order they appear in."""
-    groups = runs[runs.metric == metric].groupby(list(by), sort=False).value
+    groups = runs[runs.metric == metric].groupby(list(by), sort=False, dropna=False).value
     rows = [[*key, *interval(values), len(values)] for key, values in groups]
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
 

@@ -1,0 +1,362 @@
+"""What 07_analysis joins and draws: the results of all methods side by side."""
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import matplotlib.patheffects as patheffects
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from joblib import Parallel, delayed, parallel_config
+from matplotlib.lines import Line2D
+from scipy import stats
+from sklearn.manifold import TSNE
+
+from supcl.figures import COLORS, COLUMN, GREY
+from supcl.tables import interval, paired_differences, summarise
+
+STAGES = {"02_cross_entropy": "CE", "03_supcon": "SupCon", "04_schane": "SCHaNe", "05_clce": "CLCE", "06_genscl": "GenSCL"}
+MARKERS = ["o", "D", "s", "^"]  # one per number of shots
+# Paul Tol's muted colours and a dark grey: ten classes that colour-blind readers can tell apart, with labels on them.
+CLASS_COLORS = ["#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#555555"]
+
+
+def read_runs(results, dataset):
+    """The long tables of all methods as one, with a column `stage`. shots is a number, or "all" for runs on features."""
+    runs = _read_tables(results, "runs")
+    strange = runs.dataset[runs.dataset != dataset].unique()
+    if len(strange):
+        raise ValueError(
+            f"{results}/runs holds runs on {', '.join(strange)}; expected {dataset} only. Run the stages again with it."
+        )
+    return runs
+
+
+def read_curves(results):
+    """Training curves of all methods as one table, with a column `stage`."""
+    return _read_tables(results, "curves")
+
+
+def read_arrays(results):
+    """{method: {name: array}} of the predictions and embeddings kept by the reported runs."""
+    arrays = {}
+    for stage, method in STAGES.items():
+        with np.load(_existing(results, "embeddings", stage, "npz")) as file:
+            arrays[method] = {name: file[name] for name in file}
+    return arrays
+
+
+def reported(rows):
+    """The rows of the reported runs: variant "main" of the method that each stage is about."""
+    return rows[_is_reported(rows)].astype({"shots": int}).reset_index(drop=True)
+
+
+def results_table(runs):
+    """Accuracy of every method by number of shots, and its difference to CE, paired by seed; with 95 % intervals."""
+    by = ("method", "shots")
+    table = summarise(runs, by=by)[[*by, "n", "mean", "low", "high"]]
+    return table.merge(
+        _differences(paired_differences(runs, {"method": "CE"}, by=by), by), on=by, how="left", validate="one_to_one"
+    )
+
+
+def variants_table(runs):
+    """Accuracy of everything that is neither a trial nor a reported run, and its difference to its method's reported runs
+    with the same shots and seeds, where there are such."""
+    by = ("stage", "method", "variant", "shots")
+    others = runs[~_is_reported(runs) & ~runs.variant.str.startswith("trial")]
+    table = summarise(others, by=by)[[*by, "n", "mean", "low", "high"]]
+    stage_of = {method: stage for stage, method in STAGES.items()}
+    parts = []
+    for method in table.method.unique():
+        main = {"stage": stage_of[method], "method": method, "variant": "main"}
+        parts.append(_differences(paired_differences(runs[runs.method == method], main, by=by), by))
+    differences = pd.concat(parts) if parts else pd.DataFrame(columns=[*by, "difference", "difference_low", "difference_high"])
+    return table.merge(differences, on=by, how="left", validate="one_to_one")
+
+
+def headline(table):
+    """What `dvc metrics show` compares: mean accuracy and difference to CE, by method and number of shots."""
+    metrics = {}
+    for name, column in (("accuracy", "mean"), ("difference to CE", "difference")):
+        metrics[name] = {
+            method: {f"{shots} per class": value for shots, value in zip(group.shots, group[column], strict=True)}
+            for method, group in table.groupby("method", sort=False)
+        }
+    del metrics["difference to CE"]["CE"]
+    return metrics
+
+
+def verdict(mean, low, high, unit="points", better="better", worse="worse"):
+    """A difference in words that its 95 % interval supports."""
+    if np.isnan(low):
+        return f"{mean:+.1f} {unit} in a single pair, which decides nothing"
+    bounds = f"95 % interval {low:+.1f} to {high:+.1f}"
+    if low > 0:
+        return f"{better} by {mean:.1f} {unit} ({bounds})"
+    if high < 0:
+        return f"{worse} by {-mean:.1f} {unit} ({bounds})"
+    return f"no difference seen ({mean:+.1f} {unit}, {bounds})"
+
+
+def comparisons(runs, metric="accuracy"):
+    """How many differences to CE were looked at, how many intervals exclude 0, and how many still do when all intervals are
+    widened to hold together with 95 % (Bonferroni)."""
+    pairs = paired_differences(runs, {"method": "CE"}, metric, by=("method", "shots"))
+    pairs = pairs[(pairs.method != "CE") & (pairs.n > 1)]
+    count = len(pairs)
+    half = pairs.high - pairs["mean"]
+    wider = half * stats.t.ppf(1 - 0.025 / max(count, 1), pairs.n - 1) / stats.t.ppf(0.975, pairs.n - 1)
+    distance = pairs["mean"].abs()
+    return {"count": count, "apart": int((distance > half).sum()), "apart_together": int((distance > wider).sum())}
+
+
+def curve_summary(curves):
+    """Mean and 95 % interval over seeds, by method, shots and epoch, of `relative_loss`, each run's loss over that of its
+    first epoch, and of `validation_accuracy`, where it was recorded."""
+    first = curves.sort_values("epoch").groupby(["method", "shots", "seed"]).loss.transform("first")
+    long = curves.assign(relative_loss=curves.loss / first).melt(
+        ["method", "shots", "seed", "epoch"], ["relative_loss", "validation_accuracy"], "metric"
+    )
+    return summarise_each(long.dropna(subset="value"), ["relative_loss", "validation_accuracy"], ("method", "shots", "epoch"))
+
+
+def summarise_each(runs, metrics, by=("method", "shots")):
+    """tables.summarise of several metrics, stacked, with a column `metric`."""
+    return pd.concat([summarise(runs, metric, by).assign(metric=metric) for metric in metrics], ignore_index=True)
+
+
+def rankings(summary):
+    """{metric: methods, highest mean first} of a table from summarise_each at one number of shots."""
+    ordered = summary.sort_values("mean", ascending=False, kind="stable")
+    return {metric: ordered.method[ordered.metric == metric].tolist() for metric in summary.metric.unique()}
+
+
+def maps(embeddings, seed=0):
+    """t-SNE of each method's embeddings (N, D), compared by angle: {method: (N, 2)}. One thread each, so repeatable."""
+    with parallel_config("loky", inner_max_num_threads=1):
+        points = Parallel(n_jobs=-1)(delayed(_map)(z, seed) for z in embeddings.values())
+    return dict(zip(embeddings, points, strict=True))
+
+
+def confused_pairs(predictions, labels, classes, count=6):
+    """The pairs of classes taken for each other most often: share of the images of the two, in percent.
+
+    predictions  {method: (seeds, N)}. Returns `count` pairs, chosen by the mean over methods, with a row per method: pair,
+    method, mean, low, high, n over seeds.
+    """
+    labels, rows = np.asarray(labels), []
+    for method, predicted in predictions.items():
+        for a, b in combinations(range(len(classes)), 2):
+            taken = ((labels == a) & (predicted == b)) | ((labels == b) & (predicted == a))  # (seeds, N)
+            share = 100 * taken.sum(1) / np.isin(labels, (a, b)).sum()
+            rows.append([f"{classes[a]} / {classes[b]}", method, *interval(share), len(share)])
+    table = pd.DataFrame(rows, columns=["pair", "method", "mean", "low", "high", "n"])
+    top = table.groupby("pair", sort=False)["mean"].mean().nlargest(count).index
+    return table.set_index("pair").loc[top].reset_index()
+
+
+def step_times(runs, classes):
+    """One row per reported run: metric "step_ms", its milliseconds of training per step."""
+    rows = runs[runs.metric == "accuracy"]
+    settings = rows.settings.map(json.loads)
+    steps = [s["epochs"] * max(n * classes // s["batch_size"], 1) for s, n in zip(settings, rows.shots, strict=True)]
+    return rows.assign(metric="step_ms", value=1000 * rows.seconds / steps)
+
+
+def time_ratios(times):
+    """Time per step over that of CE, paired by seed: geometric mean and its 95 % interval, by method and shots."""
+    logs = times.assign(value=np.log(times.value))
+    table = paired_differences(logs, {"method": "CE"}, "step_ms", by=("method", "shots"))
+    return table.assign(**{column: np.exp(table[column]) for column in ("mean", "low", "high")})
+
+
+def results_figure(table):
+    """Left, accuracy by method and number of shots; right, the paired differences to CE. table: from results_table."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 2.4), sharey=True)
+    methods, shots = _order(table.method), sorted(table.shots.unique())
+    _method_dots(left, table, methods, shots)
+    differences = table[table.method != "CE"].drop(columns=["mean", "low", "high"])
+    differences = differences.rename(columns={"difference": "mean", "difference_low": "low", "difference_high": "high"})
+    _method_dots(right, differences, methods, shots)
+    right.axvline(0, color=COLORS["CE"], lw=0.8, zorder=0)
+    left.set_xlabel("test accuracy (%)")
+    right.set_xlabel("difference to CE (points)")
+    _shots_legend(fig, shots)
+    return fig
+
+
+def curves_figure(summary):
+    """Relative loss above, validation accuracy below, a column per number of shots. summary: from curve_summary."""
+    shots = sorted(summary.shots.unique())
+    labels = {"relative_loss": "loss / first epoch's", "validation_accuracy": "validation\naccuracy (%)"}
+    fig, axes = plt.subplots(2, len(shots), figsize=(COLUMN, 3), sharex="col", sharey="row", squeeze=False)
+    for row, (metric, label) in zip(axes, labels.items(), strict=True):
+        for ax, n in zip(row, shots, strict=True):
+            lines = summary[(summary.metric == metric) & (summary.shots == n)]
+            for method, line in lines.groupby("method", sort=False):
+                ax.plot(line.epoch, line["mean"], "o-", ms=2, lw=1.2, color=COLORS[method])
+                ax.fill_between(line.epoch, line.low, line.high, color=COLORS[method], alpha=0.15, lw=0)
+            ax.grid(alpha=0.3)
+        row[0].set_ylabel(label)
+    for ax, n in zip(axes[0], shots, strict=True):
+        ax.set_title(f"{n} per class", fontsize=8)
+    for ax in axes[1]:
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    _method_legend(fig, _order(summary.method))
+    return fig
+
+
+def maps_figure(points, labels, classes):
+    """A panel per method, classes coloured and named at the median of their points; the key fills the last cell.
+
+    points: {method: (N, 2)}; labels (N,).
+    """
+    columns = 3
+    fig, axes = plt.subplots(-(-(len(points) + 1) // columns), columns, figsize=(COLUMN, 2.5), squeeze=False)
+    cells = axes.ravel()
+    colors = [CLASS_COLORS[c % len(CLASS_COLORS)] for c in range(len(classes))]
+    for ax in cells:
+        ax.set(xticks=[], yticks=[])
+        sns.despine(ax=ax, left=True, bottom=True)
+    for ax, (method, xy) in zip(cells, points.items(), strict=False):
+        ax.scatter(*xy.T, s=1.5, c=[colors[c] for c in labels], lw=0, alpha=0.7, rasterized=True)
+        for c in np.unique(labels):
+            text = ax.text(*np.median(xy[labels == c], axis=0), str(c), fontsize=7, weight="bold", ha="center", va="center")
+            text.set(color=colors[c], path_effects=[patheffects.withStroke(linewidth=1.8, foreground="white")])
+        ax.set_title(method, fontsize=8, color=COLORS[method])
+    for c, name in enumerate(classes):
+        key = name if name == str(c) else f"{c} {name}"
+        cells[-1].text(
+            0.08 + 0.5 * (c // 5), 0.92 - 0.2 * (c % 5), key, color=colors[c], fontsize=6.5, weight="bold", va="center"
+        )
+    return fig
+
+
+def geometry_figure(summary, labels):
+    """A panel per metric of `labels` ({metric: axis label}), a row per method. summary: from summarise_each."""
+    fig, axes = plt.subplots(2, 2, figsize=(COLUMN, 3.6), sharey=True)
+    methods, shots = _order(summary.method), sorted(summary.shots.unique())
+    for ax, (metric, label) in zip(axes.ravel(), labels.items(), strict=True):
+        _method_dots(ax, summary[summary.metric == metric], methods, shots)
+        ax.set_xlabel(label)
+    _shots_legend(fig, shots)
+    return fig
+
+
+def confusions_figure(table):
+    """A row per pair of classes, a dot per method. table: from confused_pairs."""
+    pairs, methods = table.pair.unique().tolist(), _order(table.method)
+    fig, ax = plt.subplots(figsize=(COLUMN, 0.9 + 0.42 * len(pairs)))
+    for row in table.to_dict("records"):
+        y = pairs.index(row["pair"]) + 0.13 * (methods.index(row["method"]) - (len(methods) - 1) / 2)
+        _dot(ax, row, y, COLORS[row["method"]], "o")
+    for y in range(1, len(pairs), 2):
+        ax.axhspan(y - 0.5, y + 0.5, color="#f2f2f2", lw=0, zorder=0)
+    ax.set_yticks(range(len(pairs)), pairs)
+    ax.set_ylim(len(pairs) - 0.5, -0.5)
+    ax.set_xlim(left=min(0, ax.get_xlim()[0]))
+    ax.set_xlabel("taken for the other, of the images of both (%)")
+    ax.grid(axis="x", alpha=0.3)
+    _method_legend(fig, methods)
+    return fig
+
+
+def readout_figure(summary, labels):
+    """Accuracy by read-out, a line per method and a panel per number of shots; labels: {metric: name}."""
+    shots, methods = sorted(summary.shots.unique()), _order(summary.method)
+    fig, axes = plt.subplots(1, len(shots), figsize=(COLUMN, 2.4), squeeze=False)
+    for ax, n in zip(axes[0], shots, strict=True):
+        for i, method in enumerate(methods):
+            line = summary[(summary.shots == n) & (summary.method == method)].set_index("metric").loc[list(labels)]
+            x = np.arange(len(labels)) + 0.1 * (i - (len(methods) - 1) / 2)
+            bars = [line["mean"] - line.low, line.high - line["mean"]]
+            ax.errorbar(x, line["mean"], yerr=bars, fmt="o-", ms=3, lw=0.9, capsize=1.5, color=COLORS[method])
+        ax.set_xticks(range(len(labels)), labels.values(), rotation=25, ha="right")
+        ax.set_title(f"{n} per class", fontsize=8)
+        ax.grid(axis="y", alpha=0.3)
+    axes[0, 0].set_ylabel("test accuracy (%)")
+    _method_legend(fig, methods)
+    return fig
+
+
+def time_figure(summary, ratios):
+    """Left, milliseconds per step; right, the ratio to CE. Tables as from summarise and time_ratios."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 2.2), sharey=True)
+    methods, shots = _order(summary.method), sorted(summary.shots.unique())
+    _method_dots(left, summary, methods, shots)
+    _method_dots(right, ratios[ratios.method != "CE"], methods, shots)
+    right.axvline(1, color=COLORS["CE"], lw=0.8, zorder=0)
+    left.set_xlabel("time per step (ms)")
+    left.set_xlim(left=0)
+    right.set_xlabel("ratio to CE")
+    _shots_legend(fig, shots)
+    return fig
+
+
+def _existing(results, kind, stage, ending):
+    path = Path(results) / kind / f"{stage}.{ending}"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing. {stage} writes it: run that notebook with the same `results` first.")
+    return path
+
+
+def _read_tables(results, kind):
+    tables = [pd.read_csv(_existing(results, kind, stage, "csv"), dtype={"shots": str}).assign(stage=stage) for stage in STAGES]
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(shots=[shots if shots == "all" else int(shots) for shots in table.shots])
+
+
+def _is_reported(rows):
+    return (rows.variant == "main") & (rows.method == rows.stage.map(STAGES))
+
+
+def _differences(pairs, by):
+    names = {"mean": "difference", "low": "difference_low", "high": "difference_high"}
+    return pairs.rename(columns=names)[[*by, *names.values()]]
+
+
+def _map(embeddings, seed):
+    z = embeddings.astype(np.float32)
+    z /= np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)
+    return TSNE(init="pca", perplexity=min(30, len(z) / 4), random_state=seed).fit_transform(z)
+
+
+def _order(methods):
+    present = set(methods)
+    return [method for method in COLORS if method in present]
+
+
+def _dot(ax, row, x_or_y, color, marker, hollow=False):
+    bars = None if np.isnan(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+    face = "white" if hollow else color
+    ax.errorbar(row["mean"], x_or_y, xerr=bars, fmt=marker, ms=4, mfc=face, mew=1, color=color, capsize=2, elinewidth=1.2)
+
+
+def _method_dots(ax, summary, methods, shots):
+    """Dots with intervals, a line per method and, within it, one per number of shots (the first filled)."""
+    for row in summary.to_dict("records"):
+        k = shots.index(row["shots"])
+        y = methods.index(row["method"]) + 0.28 * (k - (len(shots) - 1) / 2)
+        _dot(ax, row, y, COLORS[row["method"]], MARKERS[k % len(MARKERS)], hollow=k > 0)
+    ax.set_yticks(range(len(methods)), methods)
+    ax.set_ylim(len(methods) - 0.5, -0.5)
+    ax.grid(axis="x", alpha=0.3)
+
+
+def _shots_legend(fig, shots):
+    handles = [
+        Line2D(
+            [], [], color=GREY, marker=MARKERS[k % len(MARKERS)], mfc="white" if k else GREY, ms=4, lw=0, label=f"{n} per class"
+        )
+        for k, n in enumerate(shots)
+    ]
+    fig.legend(handles=handles, loc="outside upper center", ncols=len(shots), fontsize=8)
+
+
+def _method_legend(fig, methods):
+    handles = [Line2D([], [], color=COLORS[method], marker="o", ms=3, label=method) for method in methods]
+    fig.legend(handles=handles, loc="outside upper center", ncols=len(methods), fontsize=7, handlelength=1, columnspacing=1)
