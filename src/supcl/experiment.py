@@ -139,6 +139,13 @@ def extract_features(images, setup, size):
     return np.concatenate(chunks)
 
 
+def frozen_batch(setup, size, seed=0):
+    """Indices (size,) of random training images, their frozen features (size, D) less the mean of all, and labels (size,)."""
+    features, part = _features(setup.shared)["train"], _splits(setup.shared)["train"]
+    chosen = part[torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:size]]
+    return chosen, features[chosen].float() - features[part].float().mean(0), _images(setup.dataset).train_labels[chosen]
+
+
 def _features_of(images, setup, size):
     torch.set_num_threads(1)
     torch.manual_seed(0)  # with weights "none", every part needs the same encoder
@@ -186,6 +193,18 @@ def new_model(setup):
     """A model on images with setup's encoder and fresh heads."""
     encoder = ImageEncoder(setup.encoder, setup.weights)
     return Model(encoder, encoder.dim, classes=len(_images(setup.dataset).classes))
+
+
+@lru_cache(2)
+def load_model(setup, path):
+    """The model whose weights were saved at path, in eval mode. Kept in memory and drawn without touching torch's random
+    numbers, so an objective may ask for it at every step and a run does not depend on who asked first."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} is missing. 02_cross_entropy writes it: run that notebook with the same seeds first.")
+    with torch.random.fork_rng(devices=[]):
+        model = new_model(setup)
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return model.eval()
 
 
 def draw_name(shots, seed):

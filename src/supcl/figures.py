@@ -121,3 +121,52 @@ def class_counts(train_counts, test_counts, classes):
     ax.set_ylabel("images")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig
+
+
+def scatter(points, xlabel, ylabel, curve=None, log=False):
+    """Dots of several groups, with a line for what the formula says. points: {name: (x, y)}; curve: (name, x, y)."""
+    fig, ax = plt.subplots(figsize=(COLUMN, 2.5))
+    for (name, (x, y)), color, marker in zip(points.items(), [COLORS["SupCon"], COLORS["SCHaNe"]], "o^", strict=False):
+        ax.plot(x, y, marker, ms=3, color=color, alpha=0.5, mew=0, label=name, rasterized=True)
+    if curve:
+        name, x, y = curve
+        ax.plot(x, y, color="black", lw=1, zorder=1, label=name)
+    if log:
+        ax.set_yscale("log")
+    ax.locator_params(axis="x", nbins=5)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, markerscale=1.5, handletextpad=0.3, columnspacing=1, fontsize=8)
+    return fig
+
+
+def bands(x, lines, xlabel, ylabel):
+    """Median and 5 to 95 % range over many items against x (K,). lines: {name: (K, items)}."""
+    fig, ax = plt.subplots(figsize=(COLUMN, 2.3))
+    for (name, values), color in zip(lines.items(), [COLORS["SCHaNe"], COLORS["SupCon"]], strict=False):
+        low, middle, high = np.quantile(np.asarray(values), [0.05, 0.5, 0.95], axis=1)
+        ax.plot(x, middle, "o-", ms=3, color=color, label=name)
+        ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set_xticks(x, [f"{v:g}" for v in x])
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8)
+    return fig
+
+
+def lines(x, ys, xlabel, ylabel, colors=("SupCon", "SCHaNe"), log=False):
+    """A plain line per entry of ys ({name: values}) against x, labelled at its right end, in the colours of `colors`."""
+    fig, ax = plt.subplots(figsize=(COLUMN, 2.2))
+    ends = []
+    for (name, y), color in zip(ys.items(), colors, strict=False):
+        shade = COLORS.get(color, GREY)
+        ax.plot(x, y, color=shade)
+        ends.append((y[-1], x[-1], name, shade))
+    if log:
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(x, [f"{v:g}" for v in x])
+        ax.minorticks_off()
+    label_ends(ax, ends)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(alpha=0.3)
+    return fig

@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from joblib import Parallel, delayed, parallel_config
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 from sklearn.manifold import TSNE
 
@@ -19,6 +20,7 @@ from supcl.tables import interval, paired_differences, summarise
 
 STAGES = {"02_cross_entropy": "CE", "03_supcon": "SupCon", "04_schane": "SCHaNe", "05_clce": "CLCE", "06_genscl": "GenSCL"}
 MARKERS = ["o", "D", "s", "^"]  # one per number of shots
+PROTOCOL = ["encoder", "weights", "image_size", "batch_size", "weight_decay", "epochs", "evaluate_on"]  # the same for all
 # Paul Tol's muted colours and a dark grey: ten classes that colour-blind readers can tell apart, with labels on them.
 CLASS_COLORS = ["#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#555555"]
 
@@ -51,6 +53,17 @@ def read_arrays(results):
 def reported(rows):
     """The rows of the reported runs: variant "main" of the method that each stage is about."""
     return rows[_is_reported(rows)].astype({"shots": int}).reset_index(drop=True)
+
+
+def protocol_differences(runs):
+    """Sentences on what is not the same for all methods at one number of shots, of PROTOCOL and the seeds; [] is fair."""
+    found = []
+    for shots, group in runs.groupby("shots"):
+        for name in [*PROTOCOL, "seeds"]:
+            values = {method: _values(rows, name) for method, rows in group.groupby("method", sort=False)}
+            if len(set(values.values())) > 1:
+                found.append(f"{name} at {shots} per class: " + ", ".join(f"{m} {value}" for m, value in values.items()))
+    return found
 
 
 def results_table(runs):
@@ -91,14 +104,14 @@ def headline(table):
 
 def verdict(mean, low, high, unit="points", better="better", worse="worse"):
     """A difference in words that its 95 % interval supports."""
+    digits = 2 if min(abs(low), abs(high)) < 0.05 else 1  # a bound near 0 shows on which side it is
+    shown = {value: f"{round(value, digits) + 0.0:+.{digits}f}" for value in (mean, low, high)}  # + 0.0: no "-0.0"
+    bounds = f"95 % interval {shown[low]} to {shown[high]}"
     if np.isnan(low):
-        return f"{mean:+.1f} {unit} in a single pair, which decides nothing"
-    bounds = f"95 % interval {low:+.1f} to {high:+.1f}"
-    if low > 0:
-        return f"{better} by {mean:.1f} {unit} ({bounds})"
-    if high < 0:
-        return f"{worse} by {-mean:.1f} {unit} ({bounds})"
-    return f"no difference seen ({mean:+.1f} {unit}, {bounds})"
+        return f"{shown[mean]} {unit} in a single pair, which decides nothing"
+    if low > 0 or high < 0:
+        return f"{better if low > 0 else worse} by {shown[mean][1:]} {unit} ({bounds})"
+    return f"no difference seen ({shown[mean]} {unit}, {bounds})"
 
 
 def comparisons(runs, metric="accuracy"):
@@ -139,6 +152,15 @@ def maps(embeddings, seed=0):
     with parallel_config("loky", inner_max_num_threads=1):
         points = Parallel(n_jobs=-1)(delayed(_map)(z, seed) for z in embeddings.values())
     return dict(zip(embeddings, points, strict=True))
+
+
+def label_point(points, labels, c, k=20):
+    """The point (2,) of class c with most of its class among its k nearest; of equals, the one nearest to their median."""
+    own = points[labels == c]
+    nearest = np.argsort(((own[:, None] - points) ** 2).sum(-1), axis=1, kind="stable")[:, :k]
+    purity = (labels[nearest] == c).sum(1)
+    distance = np.linalg.norm(own - np.median(own, axis=0), axis=1)
+    return own[np.lexsort((distance, -purity))[0]]
 
 
 def confused_pairs(predictions, labels, classes, count=6):
@@ -183,7 +205,7 @@ def results_figure(table):
     _method_dots(right, differences, methods, shots)
     right.axvline(0, color=COLORS["CE"], lw=0.8, zorder=0)
     left.set_xlabel("test accuracy (%)")
-    right.set_xlabel("difference to CE (points)")
+    right.set_xlabel("points above CE")
     _shots_legend(fig, shots)
     return fig
 
@@ -191,7 +213,7 @@ def results_figure(table):
 def curves_figure(summary):
     """Relative loss above, validation accuracy below, a column per number of shots. summary: from curve_summary."""
     shots = sorted(summary.shots.unique())
-    labels = {"relative_loss": "loss / first epoch's", "validation_accuracy": "validation\naccuracy (%)"}
+    labels = {"relative_loss": "relative loss", "validation_accuracy": "validation\naccuracy (%)"}
     fig, axes = plt.subplots(2, len(shots), figsize=(COLUMN, 3), sharex="col", sharey="row", squeeze=False)
     for row, (metric, label) in zip(axes, labels.items(), strict=True):
         for ax, n in zip(row, shots, strict=True):
@@ -201,17 +223,19 @@ def curves_figure(summary):
                 ax.fill_between(line.epoch, line.low, line.high, color=COLORS[method], alpha=0.15, lw=0)
             ax.grid(alpha=0.3)
         row[0].set_ylabel(label)
+    low, high = axes[1, 0].get_ylim()
+    axes[1, 0].set_ylim(max(low, 0), min(high, 100))
     for ax, n in zip(axes[0], shots, strict=True):
         ax.set_title(f"{n} per class", fontsize=8)
     for ax in axes[1]:
         ax.set_xlabel("epoch")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _method_legend(fig, _order(summary.method))
     return fig
 
 
 def maps_figure(points, labels, classes):
-    """A panel per method, classes coloured and named at the median of their points; the key fills the last cell.
+    """A panel per method, classes coloured and numbered where they are purest; the key fills the last cell.
 
     points: {method: (N, 2)}; labels (N,).
     """
@@ -225,14 +249,14 @@ def maps_figure(points, labels, classes):
     for ax, (method, xy) in zip(cells, points.items(), strict=False):
         ax.scatter(*xy.T, s=1.5, c=[colors[c] for c in labels], lw=0, alpha=0.7, rasterized=True)
         for c in np.unique(labels):
-            text = ax.text(*np.median(xy[labels == c], axis=0), str(c), fontsize=7, weight="bold", ha="center", va="center")
-            text.set(color=colors[c], path_effects=[patheffects.withStroke(linewidth=1.8, foreground="white")])
+            text = ax.text(*label_point(xy, labels, c), str(c), fontsize=7, weight="bold", ha="center", va="center")
+            text.set_path_effects([patheffects.withStroke(linewidth=1.8, foreground="white")])
         ax.set_title(method, fontsize=8, color=COLORS[method])
     for c, name in enumerate(classes):
-        key = name if name == str(c) else f"{c} {name}"
-        cells[-1].text(
-            0.08 + 0.5 * (c // 5), 0.92 - 0.2 * (c % 5), key, color=colors[c], fontsize=6.5, weight="bold", va="center"
-        )
+        x, y = 0.6 * (c // 5), 0.92 - 0.2 * (c % 5)
+        cells[-1].plot(x - 0.06, y, "o", ms=4, color=colors[c], clip_on=False)
+        cells[-1].text(x, y, name if name == str(c) else f"{c} {name}", fontsize=6.5, va="center")
+    cells[-1].set(xlim=(0, 1), ylim=(0, 1))
     return fig
 
 
@@ -242,7 +266,7 @@ def geometry_figure(summary, labels):
     methods, shots = _order(summary.method), sorted(summary.shots.unique())
     for ax, (metric, label) in zip(axes.ravel(), labels.items(), strict=True):
         _method_dots(ax, summary[summary.metric == metric], methods, shots)
-        ax.set_xlabel(label)
+        ax.set_xlabel(label, fontsize=8)
     _shots_legend(fig, shots)
     return fig
 
@@ -259,7 +283,7 @@ def confusions_figure(table):
     ax.set_yticks(range(len(pairs)), pairs)
     ax.set_ylim(len(pairs) - 0.5, -0.5)
     ax.set_xlim(left=min(0, ax.get_xlim()[0]))
-    ax.set_xlabel("taken for the other, of the images of both (%)")
+    ax.set_xlabel("images of the two confused (%)")
     ax.grid(axis="x", alpha=0.3)
     _method_legend(fig, methods)
     return fig
@@ -314,6 +338,12 @@ def _is_reported(rows):
     return (rows.variant == "main") & (rows.method == rows.stage.map(STAGES))
 
 
+def _values(rows, name):
+    """The different values of a setting, or of the seeds, as text."""
+    values = rows.seed if name == "seeds" else rows.settings.map(lambda settings: json.loads(settings).get(name))
+    return "/".join(str(value) for value in sorted(values.unique(), key=str))
+
+
 def _differences(pairs, by):
     names = {"mean": "difference", "low": "difference_low", "high": "difference_high"}
     return pairs.rename(columns=names)[[*by, *names.values()]]
@@ -344,6 +374,7 @@ def _method_dots(ax, summary, methods, shots):
         _dot(ax, row, y, COLORS[row["method"]], MARKERS[k % len(MARKERS)], hollow=k > 0)
     ax.set_yticks(range(len(methods)), methods)
     ax.set_ylim(len(methods) - 0.5, -0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
     ax.grid(axis="x", alpha=0.3)
 
 
