@@ -1,5 +1,9 @@
-import torch
-from hypothesis import settings
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # read when numpy and torch are imported; runs do the same
+
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile("supcl", deadline=None, derandomize=True, max_examples=40)

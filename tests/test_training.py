@@ -90,9 +90,12 @@ def seen_by(objective, seed=0, **changes):
     return calls
 
 
-def test_two_objectives_see_the_same_batches():
+def test_two_objectives_see_the_same_batches_even_if_one_draws_random_numbers():
+    def random_objective(outputs, batch):
+        return supcon(outputs, batch) * (1 + 0.1 * torch.rand(()))
+
     calls = seen_by(cross_entropy)
-    assert calls == seen_by(supcon)
+    assert calls == seen_by(random_objective)
     assert calls != seen_by(cross_entropy, seed=1)
 
 
@@ -346,6 +349,33 @@ def test_kept_predictions_are_of_the_evaluated_images_and_give_the_accuracy(setu
     assert isinstance(done.model, nn.Module) and not done.model.training
 
 
+@pytest.mark.parametrize(
+    "run, sizes",
+    [(FEW, [64] * 2), (replace(FEW, batch_size=20), [40] * 4), (replace(FEATURES, batch_size=None), [32] * 30)],
+    ids=["setup", "run", "features"],
+)
+def test_batch_size_is_the_run_s_or_else_the_setup_s(setup, run, sizes):
+    """Rows of every step: two views of 50 drawn images, one of 500 features; two epochs."""
+    rows = []
+
+    def objective(outputs, batch):
+        rows.append(len(batch.labels))
+        return cross_entropy(outputs, batch)
+
+    execute(replace(run, objective=objective), setup)
+    assert rows == sizes
+
+
+def test_run_of_a_seed_trains_on_the_draw_of_that_seed(setup, monkeypatch):
+    asked = []
+    monkeypatch.setattr(experiment, "_train", lambda run, setup, model, images, labels, **how: asked.append(images) or ([], 0.0))
+    for seed in (0, 1):
+        execute(replace(FEW, seed=seed), setup)
+    drawn = np.load(f"{setup.shared}/splits.npz")
+    images = data.load("digits").train_images
+    assert all(torch.equal(asked[seed], images[drawn[f"draw_5_{seed}"]]) for seed in (0, 1))
+
+
 def test_without_keep_nothing_large_is_returned(setup):
     done = execute(FEW, setup)
     assert done.embeddings is None and done.model is None and done.curve == []
@@ -457,3 +487,9 @@ def test_best_trial_refuses_runs_on_the_test_set():
 def test_batch_fields_are_those_methods_rely_on():
     assert Batch._fields == ("inputs", "labels", "label_distributions")
     assert Outputs._fields == ("embedding", "projection", "logits")
+
+
+@pytest.mark.parametrize("wrong", [{"classifier": "prob"}, {"evaluate_on": "Test"}])
+def test_a_run_refuses_what_it_does_not_know(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong.values()))):
+        experiment.Run("CE", "main", None, shots=1, seed=0, learning_rate=0.1, epochs=1, **wrong)

@@ -47,7 +47,7 @@ class Run:
     evaluate_on  "validation" for tuning, "test" for reporting.
     mix          see training.train.
     settings     the method's own, for the record; with learning_rate, epochs and the rest they go into the table.
-    curve        also record accuracy of the nearest neighbours on validation images after every epoch.
+    curve        also record accuracy of the nearest neighbours on validation images after every epoch of fine-tuning.
     keep         also return the embeddings of the evaluated images, and the model.
     """
 
@@ -65,6 +65,14 @@ class Run:
     settings: dict = field(default_factory=dict)
     curve: bool = False
     keep: bool = False
+
+    def __post_init__(self):
+        for name, value, allowed in (
+            ("classifier", self.classifier, ("own", "probe")),
+            ("evaluate_on", self.evaluate_on, ("validation", "test")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; expected one of {allowed}.")
 
 
 @dataclass
