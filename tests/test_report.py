@@ -320,3 +320,10 @@ def test_a_single_seed_is_drawn_without_interval(runs):
     table = report.results_table(runs[runs.seed == 0])
     assert table.low.isna().all()
     assert all(not bars.has_xerr for ax in report.results_figure(table).axes for bars in ax.containers)
+
+
+def test_axes_of_percentages_end_at_0_and_100(runs):
+    table = report.results_table(runs).assign(low=-500.0, high=500.0)
+    left, right = report.results_figure(table).axes
+    assert left.get_xlim() == (0, 100)
+    assert right.get_xlim()[0] < 0

@@ -166,6 +166,7 @@ def lines(x, ys, xlabel, ylabel, colors=("SupCon", "SCHaNe"), log=False):
         ax.set_xscale("log", base=2)
         ax.set_xticks(x, [f"{v:g}" for v in x])
         ax.minorticks_off()
+    ax.margins(y=0.12)  # room for labels that are moved apart
     label_ends(ax, ends)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(alpha=0.3)

@@ -204,6 +204,7 @@ def results_figure(table):
     differences = differences.rename(columns={"difference": "mean", "difference_low": "low", "difference_high": "high"})
     _method_dots(right, differences, methods, shots)
     right.axvline(0, color=COLORS["CE"], lw=0.8, zorder=0)
+    _stay_in_percent(left.xaxis)
     left.set_xlabel("test accuracy (%)")
     right.set_xlabel("points above CE")
     _shots_legend(fig, shots)
@@ -223,8 +224,7 @@ def curves_figure(summary):
                 ax.fill_between(line.epoch, line.low, line.high, color=COLORS[method], alpha=0.15, lw=0)
             ax.grid(alpha=0.3)
         row[0].set_ylabel(label)
-    low, high = axes[1, 0].get_ylim()
-    axes[1, 0].set_ylim(max(low, 0), min(high, 100))
+    _stay_in_percent(axes[1, 0].yaxis)
     for ax, n in zip(axes[0], shots, strict=True):
         ax.set_title(f"{n} per class", fontsize=8)
     for ax in axes[1]:
@@ -282,7 +282,8 @@ def confusions_figure(table):
         ax.axhspan(y - 0.5, y + 0.5, color="#f2f2f2", lw=0, zorder=0)
     ax.set_yticks(range(len(pairs)), pairs)
     ax.set_ylim(len(pairs) - 0.5, -0.5)
-    ax.set_xlim(left=min(0, ax.get_xlim()[0]))
+    _stay_in_percent(ax.xaxis)
+    ax.set_xlim(left=0)
     ax.set_xlabel("images of the two confused (%)")
     ax.grid(axis="x", alpha=0.3)
     _method_legend(fig, methods)
@@ -301,6 +302,7 @@ def readout_figure(summary, labels):
             ax.errorbar(x, line["mean"], yerr=bars, fmt="o-", ms=3, lw=0.9, capsize=1.5, color=COLORS[method])
         ax.set_xticks(range(len(labels)), labels.values(), rotation=25, ha="right")
         ax.set_title(f"{n} per class", fontsize=8)
+        _stay_in_percent(ax.yaxis)
         ax.grid(axis="y", alpha=0.3)
     axes[0, 0].set_ylabel("test accuracy (%)")
     _method_legend(fig, methods)
@@ -376,6 +378,12 @@ def _method_dots(ax, summary, methods, shots):
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.xaxis.set_major_locator(MaxNLocator(3))
     ax.grid(axis="x", alpha=0.3)
+
+
+def _stay_in_percent(axis):
+    """Let an axis of percentages end at 0 and 100: intervals of two or three runs may not."""
+    low, high = axis.get_view_interval()
+    axis.axes.set(**{f"{axis.axis_name}lim": (max(low, 0), min(high, 100))})
 
 
 def _shots_legend(fig, shots):
