@@ -20,15 +20,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
-import pandas as pd
-import papermill
 import yaml
 from nbstripout import strip_output
 
 from supcl.paths import ROOT
 
 CLEAN = ROOT / "build" / "clean"
-SECONDS = ROOT / "build" / "seconds"
+SECONDS = Path("build") / "seconds"  # in the project's folder
+WRITTEN = {
+    "figures": "results/figures",
+    "table": "results/table.csv",
+    "notebooks": "results/notebooks",
+    "paper": "paper/paper.pdf",
+}
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 # What papermill and its engine leave in an executed notebook that differs from run to run.
 VOLATILE = ["metadata.papermill", "metadata.language_info", "cell.metadata.papermill", "cell.metadata.execution"]
@@ -67,7 +71,7 @@ def notebook_defaults(name):
 
 
 def paper():
-    import typst
+    import typst  # imported where needed, as is papermill: most commands are over in less time than these take to load
 
     options = {"root": ROOT, "ignore_system_fonts": True, "timestamp": datetime.fromtimestamp(0, UTC)}
     typst.compile(ROOT / "paper" / "paper.typ", output=ROOT / "paper" / "paper.pdf", **options)
@@ -83,6 +87,7 @@ def smoke(folder):
     defaults = {name: notebook_defaults(name) | {"results": "results"} for name in NOTEBOOKS}
     (folder / "params.yaml").write_text(yaml.safe_dump(defaults, sort_keys=False))
     repro(folder)
+    summary(folder)
 
 
 def copy_project(folder):
@@ -118,6 +123,8 @@ def repro(folder, *arguments):
 
 
 def readme():
+    import pandas as pd
+
     path = ROOT / "README.md"
     path.write_text(with_results(path.read_text(), pd.read_csv(ROOT / "results" / "table.csv")))
 
@@ -137,20 +144,17 @@ def with_results(text, table):
     return text[: text.index("\n", start) + 1] + "\n".join(lines) + "\n" + text[end:]
 
 
-def summary():
+def summary(folder=ROOT):
     print("\nseconds each stage took when it last ran here")
-    for path in sorted(SECONDS.glob("*.json"), key=lambda path: path.stat().st_mtime):
+    for path in sorted((folder / SECONDS).glob("*.json"), key=lambda path: path.stat().st_mtime):
         print(f"  {path.stem:<20}{json.loads(path.read_text()):8.0f}")
-    for what, path in {
-        "figures": "results/figures/",
-        "table": "results/table.csv",
-        "notebooks": "results/notebooks/",
-        "paper": "paper/paper.pdf",
-    }.items():
-        print(f"{what:<22}{ROOT / path}")
+    for what, path in WRITTEN.items():
+        print(f"{what:<22}{folder / path}")
 
 
 def _execute(source, target, parameters):
+    import papermill
+
     papermill.execute_notebook(
         source, target, parameters, kernel_name="python3", cwd=ROOT, progress_bar=False, log_output=True,
         stdout_file=sys.stdout, stderr_file=sys.stderr,
@@ -194,9 +198,9 @@ def main():
     else:
         globals()[options.command]()
     if options.command in ("run", "paper"):
-        SECONDS.mkdir(parents=True, exist_ok=True)
+        (ROOT / SECONDS).mkdir(parents=True, exist_ok=True)
         stage = options.argument or options.command
-        (SECONDS / f"{stage}.json").write_text(json.dumps(round(time.perf_counter() - start, 1)))
+        (ROOT / SECONDS / f"{stage}.json").write_text(json.dumps(round(time.perf_counter() - start, 1)))
 
 
 if __name__ == "__main__":
