@@ -65,7 +65,7 @@ def dots(summary, label, color=None, xlabel="test accuracy (%)", zero=False):
     if zero:
         ax.axvline(0, color=GREY, lw=0.8, zorder=0)
     ax.set_yticks(range(len(summary)), summary[label])
-    ax.invert_yaxis()
+    ax.set_ylim(len(summary) - 0.5, -0.5)
     ax.set_xlabel(xlabel, loc="right")  # centred, it would run over the edge where names are long
     ax.grid(axis="x", alpha=0.3)
     return fig
