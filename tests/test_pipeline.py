@@ -162,6 +162,8 @@ def test_unknown_parameters_stop_before_anything_runs(restored):
 
 def test_smoke_refuses_a_folder_with_other_files(tmp_path):
     (tmp_path / "thesis.txt").write_text("dear to someone")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config.local").touch()  # so it may be a project unpacked from an archive
     with pytest.raises(FileExistsError, match="other files"):
         pipeline.smoke(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "dear to someone"

@@ -92,17 +92,18 @@ def smoke(folder):
 
 def copy_project(folder):
     """Copy the project's own files (no results, data, caches or history) to folder, which must be new or made by this."""
-    marker = folder / ".dvc" / "config.local"
+    marker = folder / ".made-by-smoke"
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise FileExistsError(f"{folder} holds other files; name a folder that does not exist yet.")
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("notebooks", "src", "paper"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pdf", "__pycache__", "*.egg-info", ".*"))
     shutil.copy(ROOT / "dvc.yaml", folder)
+    marker.touch()
     (folder / "data").mkdir()
-    marker.parent.mkdir()
-    (marker.parent / "config").write_text((ROOT / ".dvc" / "config").read_text())
-    marker.write_text("[core]\n    no_scm = true\n")
+    (folder / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
+    (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
 
 
 def repro(folder, *arguments):
