@@ -32,7 +32,7 @@ test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at t
 	ruff check .
 	ruff format --check .
 	pytest tests
-	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 notebooks
+	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg notebooks
 
 notebooks: $(READY)  ## run the source notebooks in place at toy size, refreshing their stored outputs
 	python -m supcl.pipeline refresh

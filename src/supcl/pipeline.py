@@ -156,6 +156,8 @@ def summary(folder=ROOT):
 def _execute(source, target, parameters):
     import papermill
 
+    # joblib replaces a worker whose memory has grown and says so at random times, which would end up in the notebook
+    os.environ["PYTHONWARNINGS"] = "ignore:A worker stopped"
     papermill.execute_notebook(
         source, target, parameters, kernel_name="python3", cwd=ROOT, progress_bar=False, log_output=True,
         stdout_file=sys.stdout, stderr_file=sys.stderr,
