@@ -138,7 +138,8 @@ def with_results(text, table):
         cells = []
         for row in rows.to_dict("records"):
             cells.append(f"{row['mean']:.1f} % ({row['low']:.1f} to {row['high']:.1f}, n = {row['n']})")
-            difference = f"{row['difference']:+.1f} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})"
+            shown = [f"{round(row[key], 1) + 0.0:+.1f}" for key in ("difference", "difference_low", "difference_high")]  # no -0.0
+            difference = "{} ({} to {})".format(*shown)
             cells.append("" if method == "CE" else difference)
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     start, end = text.index("<!-- results:"), text.index("<!-- end of results -->")
