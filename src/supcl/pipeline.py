@@ -40,23 +40,19 @@ VOLATILE = ["metadata.papermill", "metadata.language_info", "cell.metadata.paper
 
 def clean(name):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    _write(
-        strip_output(notebook, keep_output=False, keep_count=False, keep_id=True, extra_keys=VOLATILE), CLEAN / f"{name}.ipynb"
-    )
+    _write(_normalised(notebook, keep=False), CLEAN / f"{name}.ipynb")
 
 
 def run(name):
     parameters = yaml.safe_load((ROOT / "params.yaml").read_text())[name]
     _check_parameters(name, parameters, notebook_defaults(name))
     target = ROOT / parameters["results"] / "notebooks" / f"{name}.ipynb"
-    target.parent.mkdir(parents=True, exist_ok=True)
     _execute(CLEAN / f"{name}.ipynb", target, parameters)
 
 
 def refresh(name):
     path = ROOT / "notebooks" / f"{name}.ipynb"
     running = ROOT / "build" / "refresh" / f"{name}.ipynb"  # a notebook that fails leaves its source as it was
-    running.parent.mkdir(parents=True, exist_ok=True)
     _execute(path, running, {})
     shutil.copy(running, path)
 
@@ -157,6 +153,7 @@ def summary(folder=ROOT):
 def _execute(source, target, parameters):
     import papermill
 
+    target.parent.mkdir(parents=True, exist_ok=True)
     # joblib replaces a worker whose memory has grown and says so at random times, which would end up in the notebook
     os.environ["PYTHONWARNINGS"] = "ignore:A worker stopped"
     papermill.execute_notebook(
