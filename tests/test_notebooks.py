@@ -34,7 +34,14 @@ def parameters_cell(notebook):
 
 
 def test_every_notebook_is_a_stage():
-    assert pipeline.NOTEBOOKS == STAGES["clean"]["foreach"] == [stage for stage in STAGES if re.match(r"\d\d_", stage)]
+    assert [stage for stage in STAGES if re.match(r"\d\d_", stage)] == pipeline.NOTEBOOKS
+
+
+def test_every_notebook_has_a_clean_copy():
+    assert STAGES["clean"]["deps"] == [f"notebooks/{name}.ipynb" for name in pipeline.NOTEBOOKS]
+    assert [path for out in STAGES["clean"]["outs"] for path in out] == [
+        f"build/clean/{name}.ipynb" for name in pipeline.NOTEBOOKS
+    ]
 
 
 def test_parameters_are_the_keys_and_types_of_the_profile(name):

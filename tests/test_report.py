@@ -170,11 +170,11 @@ def test_headline_leaves_out_the_difference_of_ce_to_itself(runs):
     ],
 )
 def test_verdict_says_what_the_interval_supports(numbers, words):
-    assert report.verdict(*numbers) == words
+    assert tables.verdict(*numbers) == words
 
 
 def test_verdict_takes_other_words():
-    assert report.verdict(7, 3, 11, "%", "slower", "faster") == "slower by 7.0 % (95 % interval +3.0 to +11.0)"
+    assert tables.verdict(7, 3, 11, "%", "slower", "faster") == "slower by 7.0 % (95 % interval +3.0 to +11.0)"
 
 
 def test_comparisons_count_intervals_that_exclude_zero():

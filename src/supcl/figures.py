@@ -59,9 +59,7 @@ def dots(summary, label, color=None, xlabel="test accuracy (%)", zero=False):
     fig, ax = plt.subplots(figsize=(COLUMN, 0.5 + 0.22 * len(summary)))
     for y, row in enumerate(summary.to_dict("records")):
         shade = COLORS.get(row[color], GREY) if color else COLORS["SupCon"]
-        ax.errorbar(
-            row["mean"], y, xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]], fmt="o", ms=4, color=shade, capsize=2
-        )
+        dot(ax, row, y, shade)
     if zero:
         ax.axvline(0, color=GREY, lw=0.8, zorder=0)
     ax.set_yticks(range(len(summary)), summary[label])
@@ -69,6 +67,13 @@ def dots(summary, label, color=None, xlabel="test accuracy (%)", zero=False):
     ax.set_xlabel(xlabel, loc="right")  # centred, it would run over the edge where names are long
     ax.grid(axis="x", alpha=0.3)
     return fig
+
+
+def dot(ax, row, y, color, marker="o", hollow=False):
+    """The mean of row (mean, low, high) with its interval, at height y; without an interval where it is nan."""
+    bars = None if np.isnan(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+    face = "white" if hollow else color
+    ax.errorbar(row["mean"], y, xerr=bars, fmt=marker, ms=4, mfc=face, mew=1, color=color, capsize=2, elinewidth=1.2)
 
 
 def sweep(summary, x, xlabel, ylabel="test accuracy (%)", by="method", log=False):
@@ -81,9 +86,7 @@ def sweep(summary, x, xlabel, ylabel="test accuracy (%)", by="method", log=False
         ax.fill_between(line[x], line["low"], line["high"], color=color, alpha=0.2, lw=0)
         ends.append((line["mean"].iloc[-1], line[x].iloc[-1], name, color))
     if log:
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(sorted(summary[x].unique()), [f"{v:g}" for v in sorted(summary[x].unique())])
-        ax.minorticks_off()
+        _powers_of_two(ax, sorted(summary[x].unique()))
     if len(ends) > 1:
         label_ends(ax, ends)
     ax.set(xlabel=xlabel, ylabel=ylabel)
@@ -163,11 +166,15 @@ def lines(x, ys, xlabel, ylabel, colors=("SupCon", "SCHaNe"), log=False):
         ax.plot(x, y, color=shade)
         ends.append((y[-1], x[-1], name, shade))
     if log:
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(x, [f"{v:g}" for v in x])
-        ax.minorticks_off()
+        _powers_of_two(ax, x)
     ax.margins(y=0.12)  # room for labels that are moved apart
     label_ends(ax, ends)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(alpha=0.3)
     return fig
+
+
+def _powers_of_two(ax, values):
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(values, [f"{v:g}" for v in values])
+    ax.minorticks_off()

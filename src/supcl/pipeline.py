@@ -1,6 +1,6 @@
 """Commands behind dvc.yaml and the Makefile: python -m supcl.pipeline COMMAND. Nothing here computes a result.
 
-clean NAME       notebooks/NAME.ipynb without outputs, to build/clean: saving a notebook then leaves its stage fresh
+clean            notebooks without outputs, to build/clean: saving a notebook then leaves its stage fresh
 run NAME         papermill runs the clean copy with its parameters from params.yaml, to <results>/notebooks
 paper            compile paper/paper.typ
 refresh [NAME]   run source notebooks in place with their own defaults, so that stored outputs match the code
@@ -38,9 +38,10 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb
 VOLATILE = ["metadata.papermill", "metadata.language_info", "cell.metadata.papermill", "cell.metadata.execution"]
 
 
-def clean(name):
-    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    _write(_normalised(notebook, keep=False), CLEAN / f"{name}.ipynb")
+def clean():
+    for name in NOTEBOOKS:
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        _write(_normalised(notebook, keep=False), CLEAN / f"{name}.ipynb")
 
 
 def run(name):
@@ -159,6 +160,7 @@ def _execute(source, target, parameters):
     papermill.execute_notebook(
         source, target, parameters, kernel_name="python3", cwd=ROOT, progress_bar=False, log_output=True,
         stdout_file=sys.stdout, stderr_file=sys.stderr,
+        coalesce_streams=True,  # lines printed close together arrive as one output or as two, by chance
     )  # fmt: skip
     executed = nbformat.read(target, as_version=4)
     for number, cell in enumerate(executed.cells):

@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 from sklearn.manifold import TSNE
 
-from supcl.figures import COLORS, COLUMN, GREY
+from supcl.evaluation import unit_rows
+from supcl.figures import COLORS, COLUMN, GREY, dot
 from supcl.tables import interval, paired_differences, summarise
 
 STAGES = {"02_cross_entropy": "CE", "03_supcon": "SupCon", "04_schane": "SCHaNe", "05_clce": "CLCE", "06_genscl": "GenSCL"}
@@ -102,18 +103,6 @@ def headline(table):
     return metrics
 
 
-def verdict(mean, low, high, unit="points", better="better", worse="worse"):
-    """A difference in words that its 95 % interval supports."""
-    digits = 2 if min(abs(low), abs(high)) < 0.05 else 1  # a bound near 0 shows on which side it is
-    shown = {value: f"{round(value, digits) + 0.0:+.{digits}f}" for value in (mean, low, high)}  # + 0.0: no "-0.0"
-    bounds = f"95 % interval {shown[low]} to {shown[high]}"
-    if np.isnan(low):
-        return f"{shown[mean]} {unit} in a single pair, which decides nothing"
-    if low > 0 or high < 0:
-        return f"{better if low > 0 else worse} by {shown[mean][1:]} {unit} ({bounds})"
-    return f"no difference seen ({shown[mean]} {unit}, {bounds})"
-
-
 def comparisons(runs, metric="accuracy"):
     """How many differences to CE were looked at, how many intervals exclude 0, and how many still do when all intervals are
     widened to hold together with 95 % (Bonferroni)."""
@@ -197,17 +186,10 @@ def time_ratios(times):
 
 def results_figure(table):
     """Left, accuracy by method and number of shots; right, the paired differences to CE. table: from results_table."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 2.4), sharey=True)
-    methods, shots = _order(table.method), sorted(table.shots.unique())
-    _method_dots(left, table, methods, shots)
-    differences = table[table.method != "CE"].drop(columns=["mean", "low", "high"])
+    differences = table.drop(columns=["mean", "low", "high"])
     differences = differences.rename(columns={"difference": "mean", "difference_low": "low", "difference_high": "high"})
-    _method_dots(right, differences, methods, shots)
-    right.axvline(0, color=COLORS["CE"], lw=0.8, zorder=0)
+    fig, left, right = _beside_ce(table, differences, "test accuracy (%)", "points above CE", at=0)
     _stay_in_percent(left.xaxis)
-    left.set_xlabel("test accuracy (%)")
-    right.set_xlabel("points above CE")
-    _shots_legend(fig, shots)
     return fig
 
 
@@ -277,7 +259,7 @@ def confusions_figure(table):
     fig, ax = plt.subplots(figsize=(COLUMN, 0.9 + 0.42 * len(pairs)))
     for row in table.to_dict("records"):
         y = pairs.index(row["pair"]) + 0.13 * (methods.index(row["method"]) - (len(methods) - 1) / 2)
-        _dot(ax, row, y, COLORS[row["method"]], "o")
+        dot(ax, row, y, COLORS[row["method"]], "o")
     for y in range(1, len(pairs), 2):
         ax.axhspan(y - 0.5, y + 0.5, color="#f2f2f2", lw=0, zorder=0)
     ax.set_yticks(range(len(pairs)), pairs)
@@ -311,15 +293,8 @@ def readout_figure(summary, labels):
 
 def time_figure(summary, ratios):
     """Left, milliseconds per step; right, the ratio to CE. Tables as from summarise and time_ratios."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 2.2), sharey=True)
-    methods, shots = _order(summary.method), sorted(summary.shots.unique())
-    _method_dots(left, summary, methods, shots)
-    _method_dots(right, ratios[ratios.method != "CE"], methods, shots)
-    right.axvline(1, color=COLORS["CE"], lw=0.8, zorder=0)
-    left.set_xlabel("time per step (ms)")
+    fig, left, _ = _beside_ce(summary, ratios, "time per step (ms)", "ratio to CE", at=1)
     left.set_xlim(left=0)
-    right.set_xlabel("ratio to CE")
-    _shots_legend(fig, shots)
     return fig
 
 
@@ -352,8 +327,7 @@ def _differences(pairs, by):
 
 
 def _map(embeddings, seed):
-    z = embeddings.astype(np.float32)
-    z /= np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)
+    z = unit_rows(embeddings.astype(np.float32))
     return TSNE(init="pca", perplexity=min(30, len(z) / 4), random_state=seed).fit_transform(z)
 
 
@@ -362,22 +336,29 @@ def _order(methods):
     return [method for method in COLORS if method in present]
 
 
-def _dot(ax, row, x_or_y, color, marker, hollow=False):
-    bars = None if np.isnan(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-    face = "white" if hollow else color
-    ax.errorbar(row["mean"], x_or_y, xerr=bars, fmt=marker, ms=4, mfc=face, mew=1, color=color, capsize=2, elinewidth=1.2)
-
-
 def _method_dots(ax, summary, methods, shots):
     """Dots with intervals, a line per method and, within it, one per number of shots (the first filled)."""
     for row in summary.to_dict("records"):
         k = shots.index(row["shots"])
         y = methods.index(row["method"]) + 0.28 * (k - (len(shots) - 1) / 2)
-        _dot(ax, row, y, COLORS[row["method"]], MARKERS[k % len(MARKERS)], hollow=k > 0)
+        dot(ax, row, y, COLORS[row["method"]], MARKERS[k % len(MARKERS)], hollow=k > 0)
     ax.set_yticks(range(len(methods)), methods)
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.xaxis.set_major_locator(MaxNLocator(3))
     ax.grid(axis="x", alpha=0.3)
+
+
+def _beside_ce(values, compared, values_label, compared_label, at):
+    """A row per method in two panels: left its values, right, but for CE, how they compare with CE's, a line marking CE."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 2.4), sharey=True)
+    methods, shots = _order(values.method), sorted(values.shots.unique())
+    _method_dots(left, values, methods, shots)
+    _method_dots(right, compared[compared.method != "CE"], methods, shots)
+    right.axvline(at, color=COLORS["CE"], lw=0.8, zorder=0)
+    left.set_xlabel(values_label)
+    right.set_xlabel(compared_label)
+    _shots_legend(fig, shots)
+    return fig, left, right
 
 
 def _stay_in_percent(axis):

@@ -32,14 +32,16 @@ def paired_differences(runs, reference, metric="accuracy", by=("method", "varian
     return summarise(pairs.assign(value=pairs.value - pairs.value_reference), metric, by)
 
 
-def difference_in_words(row):
-    """A row of paired_differences as words, such as "1.2 points higher (95 % interval 0.3 to 2.1, without 0; 5 pairs)"."""
-    mean, low, high = row["mean"], row["low"], row["high"]
-    size = f"{abs(mean):.1f} points {'higher' if mean >= 0 else 'lower'}"
+def verdict(mean, low, high, unit="points", better="better", worse="worse"):
+    """A difference in the words that its 95 % interval supports."""
+    digits = 2 if min(abs(low), abs(high)) < 0.05 else 1  # a bound near 0 shows on which side it is
+    shown = {value: f"{round(value, digits) + 0.0:+.{digits}f}" for value in (mean, low, high)}  # + 0.0: no "-0.0"
     if np.isnan(low):
-        return f"{size} (1 pair, no interval)"
-    zero = "with 0 inside" if low <= 0 <= high else "without 0"
-    return f"{size} (95 % interval {low:.1f} to {high:.1f}, {zero}; {int(row['n'])} pairs)"
+        return f"{shown[mean]} {unit} in a single pair, which decides nothing"
+    bounds = f"95 % interval {shown[low]} to {shown[high]}"
+    if low > 0 or high < 0:
+        return f"{better if low > 0 else worse} by {shown[mean][1:]} {unit} ({bounds})"
+    return f"no difference seen ({shown[mean]} {unit}, {bounds})"
 
 
 def tally_in_words(differences, what):

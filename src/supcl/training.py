@@ -44,7 +44,7 @@ def train(
     Raises FloatingPointError at the first loss that is not finite.
     """
     steps = max(len(images) // batch_size, 1)
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps * epochs + 1, pct_start=0.1, cycle_momentum=False
     )
