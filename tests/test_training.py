@@ -396,9 +396,17 @@ def test_recording_a_curve_has_a_point_per_epoch_and_changes_nothing(setup):
     assert done.metrics == execute(FEW, setup).metrics
 
 
-def test_missing_splits_say_which_notebook_writes_them(setup, tmp_path):
-    with pytest.raises(FileNotFoundError, match="splits.npz is missing. 01_data writes it"):
-        execute(FEW, replace(setup, shared=str(tmp_path)))
+@pytest.mark.parametrize("run, file", [(FEW, "splits.npz"), (FEATURES, "features_train.npy")], ids=["few shot", "features"])
+def test_a_missing_file_says_which_notebook_writes_it(setup, tmp_path, run, file):
+    with pytest.raises(FileNotFoundError, match=f"{file} is missing. 01_data writes it"):
+        execute(run, replace(setup, shared=str(tmp_path)))
+
+
+@pytest.mark.parametrize("classifier", ["own", "probe"])
+def test_a_trial_is_measured_by_its_classifier_s_accuracy_alone(setup, classifier):
+    digits, validation = data.load("digits"), np.load(f"{setup.shared}/splits.npz")["validation"]
+    done = execute(replace(FEW, classifier=classifier, evaluate_on="validation", keep=True), setup)
+    assert done.metrics == {"accuracy": 100 * np.mean(done.predictions == digits.train_labels[validation].numpy())}
 
 
 def test_table_has_a_row_per_run_and_metric_with_settings_as_json(setup):

@@ -48,14 +48,32 @@ def run(name):
     parameters = yaml.safe_load((ROOT / "params.yaml").read_text())[name]
     _check_parameters(name, parameters, notebook_defaults(name))
     target = ROOT / parameters["results"] / "notebooks" / f"{name}.ipynb"
-    _execute(CLEAN / f"{name}.ipynb", target, parameters)
+    execute(CLEAN / f"{name}.ipynb", target, parameters)
 
 
 def refresh(name):
     path = ROOT / "notebooks" / f"{name}.ipynb"
     running = ROOT / "build" / "refresh" / f"{name}.ipynb"  # a notebook that fails leaves its source as it was
-    _execute(path, running, {})
+    execute(path, running, {})
     shutil.copy(running, path)
+
+
+def execute(source, target, parameters):
+    """Run the notebook source with parameters, into target, without what differs from run to run."""
+    import papermill
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # joblib replaces a worker whose memory has grown and says so at random times, which would end up in the notebook
+    os.environ["PYTHONWARNINGS"] = "ignore:A worker stopped"
+    papermill.execute_notebook(
+        source, target, parameters, kernel_name="python3", cwd=ROOT, progress_bar=False, log_output=True,
+        stdout_file=sys.stdout, stderr_file=sys.stderr,
+        coalesce_streams=True,  # lines printed close together arrive as one output or as two, by chance
+    )  # fmt: skip
+    executed = nbformat.read(target, as_version=4)
+    for number, cell in enumerate(executed.cells):
+        cell.id = str(number)
+    _write(_normalised(executed, keep=True), target)
 
 
 def notebook_defaults(name):
@@ -149,23 +167,6 @@ def summary(folder=ROOT):
         print(f"  {path.stem:<20}{json.loads(path.read_text()):8.0f}")
     for what, path in WRITTEN.items():
         print(f"{what:<22}{folder / path}")
-
-
-def _execute(source, target, parameters):
-    import papermill
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # joblib replaces a worker whose memory has grown and says so at random times, which would end up in the notebook
-    os.environ["PYTHONWARNINGS"] = "ignore:A worker stopped"
-    papermill.execute_notebook(
-        source, target, parameters, kernel_name="python3", cwd=ROOT, progress_bar=False, log_output=True,
-        stdout_file=sys.stdout, stderr_file=sys.stderr,
-        coalesce_streams=True,  # lines printed close together arrive as one output or as two, by chance
-    )  # fmt: skip
-    executed = nbformat.read(target, as_version=4)
-    for number, cell in enumerate(executed.cells):
-        cell.id = str(number)
-    _write(_normalised(executed, keep=True), target)
 
 
 def _normalised(notebook, keep):
