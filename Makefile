@@ -34,6 +34,13 @@ test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at t
 	pytest tests
 	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg notebooks
 
+bench: $(READY)  ## time and memory of the losses beside other implementations
+	python -m supcl.benchmark
+
+mutants: $(READY)  ## do the tests of the losses notice when the code is changed? (half an hour)
+	mutmut run
+	mutmut results
+
 notebooks: $(READY)  ## run the source notebooks in place at toy size, refreshing their stored outputs
 	python -m supcl.pipeline refresh
 
@@ -46,4 +53,4 @@ readme: $(READY)  ## put results/table.csv into README.md
 lock:  ## recompile requirements.txt from pyproject.toml
 	uv pip compile --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
 
-.PHONY: help setup data repro smoke test notebooks lab readme lock
+.PHONY: help setup data repro smoke test bench mutants notebooks lab readme lock

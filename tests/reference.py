@@ -6,17 +6,16 @@ Same names and arguments as supcl.losses. exp() of 5 / 0.01 still fits a float64
 import math
 
 
-def supcon_loss(embeddings, labels, *, temperature, form):
-    s, y = _similarities(embeddings, temperature), labels.tolist()
+def supcon_loss(embeddings, labels, *, temperature, form, contrasts=None, contrast_labels=None, offset=None):
+    s = _similarities(embeddings, temperature, contrasts)
     terms = []
-    for i in range(len(y)):
-        positives = _positives(i, y)
+    for i, (others, positives, _) in enumerate(_kinds(labels, contrasts, contrast_labels, offset)):
         if not positives:
             continue
-        denominator = sum(math.exp(s[i][a]) for a in range(len(y)) if a != i)
+        denominator = sum(math.exp(s[i][a]) for a in others)
         shares = [math.exp(s[i][p]) / denominator for p in positives]
         if form == "out":
-            terms.append(-sum(math.log(share) for share in shares) / len(positives))
+            terms.append(-sum(s[i][p] - math.log(denominator) for p in positives) / len(positives))
         else:
             terms.append(-math.log(sum(shares) / len(positives)))
     return _mean(terms)
@@ -52,12 +51,10 @@ def supcon_gradient(embeddings, labels, *, temperature, form):
     return [[(g[k][d] - _dot(g[k], z[k]) * z[k][d]) / math.hypot(*w[k]) for d in range(dim)] for k in range(n)]
 
 
-def schane_loss(embeddings, labels, *, temperature, hardness, positives):
-    s, y = _similarities(embeddings, temperature), labels.tolist()
+def schane_loss(embeddings, labels, *, temperature, hardness, positives, contrasts=None, contrast_labels=None, offset=None):
+    s = _similarities(embeddings, temperature, contrasts)
     terms = []
-    for i in range(len(y)):
-        same = _positives(i, y)
-        different = [n for n in range(len(y)) if y[n] != y[i]]
+    for i, (_, same, different) in enumerate(_kinds(labels, contrasts, contrast_labels, offset)):
         if not same:
             continue
         rest = 0.0
@@ -66,39 +63,63 @@ def schane_loss(embeddings, labels, *, temperature, hardness, positives):
             rest += math.exp(hardness * s[i][n]) / mean_weight * math.exp(s[i][n])
         total = sum(math.exp(s[i][p]) for p in same)
         if positives == "mean":
-            mean = total / len(same)
-            terms.append(-math.log(mean / (mean + rest)))
+            terms.append(math.log1p(rest / (total / len(same))))  # -log(m / (m + R)), of which nothing is left near 0
         else:
-            terms.append(-math.log(1 / len(same) * total / (total + rest)))
+            terms.append(math.log(len(same)) + math.log1p(rest / total))
     return _mean(terms)
 
 
-def clce_loss(logits, embeddings, labels, *, weight, temperature, hardness, positives):
+def clce_loss(logits, embeddings, labels, *, weight, **settings):
     rows, y = logits.tolist(), labels.tolist()
     cross_entropy = _mean([-math.log(math.exp(row[c]) / sum(map(math.exp, row))) for row, c in zip(rows, y, strict=True)])
-    contrastive = schane_loss(embeddings, labels, temperature=temperature, hardness=hardness, positives=positives)
-    return (1 - weight) * cross_entropy + weight * contrastive
+    return (1 - weight) * cross_entropy + weight * schane_loss(embeddings, labels, **settings)
 
 
-def genscl_loss(embeddings, label_distributions, *, temperature):
-    s, q = _similarities(embeddings, temperature), label_distributions.tolist()
+def genscl_loss(embeddings, label_distributions, *, temperature, contrasts=None, contrast_distributions=None, offset=None):
+    s, q = _similarities(embeddings, temperature, contrasts), label_distributions.tolist()
+    p = q if contrasts is None else contrast_distributions.tolist()
     terms = []
     for i in range(len(q)):
-        similarity = [0.0 if j == i else _cosine(q[i], q[j]) for j in range(len(q))]
-        if sum(similarity) == 0:
+        others = _others(i, len(p), contrasts, offset)
+        similarity = {j: _cosine(q[i], p[j]) for j in others}
+        total = sum(similarity.values())
+        if total == 0:
             continue
-        denominator = sum(math.exp(s[i][a]) for a in range(len(q)) if a != i)
-        cross_entropy = 0.0
-        for j in range(len(q)):
-            if j != i:
-                cross_entropy -= similarity[j] / sum(similarity) * math.log(math.exp(s[i][j]) / denominator)
-        terms.append(cross_entropy)
+        denominator = sum(math.exp(s[i][a]) for a in others)
+        terms.append(-sum(similarity[j] / total * (s[i][j] - math.log(denominator)) for j in others))
     return _mean(terms)
 
 
-def _similarities(embeddings, temperature):
+def tcl_loss(embeddings, labels, *, temperature, k1, k2, contrasts=None, contrast_labels=None, offset=None):
+    s = _similarities(embeddings, temperature, contrasts)
+    terms = []
+    for i, (_, positives, negatives) in enumerate(_kinds(labels, contrasts, contrast_labels, offset)):
+        if not positives:
+            continue
+        d = sum(math.exp(s[i][p]) + k1 * math.exp(-s[i][p] * temperature) for p in positives)
+        d += k2 * sum(math.exp(s[i][n]) for n in negatives)
+        terms.append(sum(math.log(d) - s[i][p] for p in positives) / len(positives))
+    return _mean(terms)
+
+
+def _others(i, m, contrasts, offset):
+    itself = i if contrasts is None else None if offset is None else offset + i
+    return [j for j in range(m) if j != itself]
+
+
+def _kinds(labels, contrasts, contrast_labels, offset):
+    """For each anchor the contrasts other than itself, of these the positives and the negatives."""
+    y = labels.tolist()
+    c = y if contrasts is None else contrast_labels.tolist()
+    for i, label in enumerate(y):
+        others = _others(i, len(c), contrasts, offset)
+        yield others, [j for j in others if c[j] == label], [j for j in others if c[j] != label]
+
+
+def _similarities(embeddings, temperature, contrasts=None):
     z = _unit_rows(embeddings)
-    return [[_dot(a, b) / temperature for b in z] for a in z]
+    others = z if contrasts is None else _unit_rows(contrasts)
+    return [[_dot(a, b) / temperature for b in others] for a in z]
 
 
 def _unit_rows(embeddings):

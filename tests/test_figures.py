@@ -52,6 +52,14 @@ def test_a_log_sweep_marks_the_values_that_were_run(summary):
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["32", "2048"]
 
 
+def test_scaling_draws_each_line_on_logarithmic_axes_and_names_it():
+    curves = {"dense": ([256, 512], [1, 4], {"color": "black"}), "ours": ([256, 512, 1024], [1, 2, 4], {"marker": ""})}
+    (ax,) = figures.scaling(curves, "N", "MB").axes
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    assert {line.get_label(): list(line.get_ydata()) for line in ax.lines} == {name: y for name, (_, y, _) in curves.items()}
+    assert {tick.get_text() for tick in ax.get_xticklabels()} == {"256", "1,024"}
+
+
 def test_picture_grid_shows_each_picture_where_it_belongs():
     pictures = [[np.full((2, 2), 3 * i + j) for j in range(3)] for i in range(2)]
     fig = figures.picture_grid(pictures, ["first", "second"], [["a", "b", "c"], ["d", "e", "f"]])

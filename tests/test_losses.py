@@ -1,5 +1,6 @@
-"""The four losses against loops over pairs, closed forms, each other, and batches that break naive versions."""
+"""The five losses against loops over pairs, closed forms, each other, and batches that break naive versions."""
 
+import functools
 import inspect
 import math
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from supcl import losses
-from supcl.losses import clce_loss, genscl_loss, schane_loss, supcon_loss
+from supcl.losses import clce_loss, genscl_loss, schane_loss, supcon_loss, tcl_loss
 
 # Every loss and form, called alike on supcl.losses and on the reference.
 SUPCON = {
@@ -40,7 +41,8 @@ CLCE = {
     for positives in ("mean", "sum")
 }
 GENSCL = {"genscl": lambda source, z, b: source.genscl_loss(z, b.distributions, temperature=b.temperature)}
-EVERY_LOSS = SUPCON | SCHANE | CLCE | GENSCL
+TCL = {"tcl": lambda source, z, b: source.tcl_loss(z, b.labels, temperature=b.temperature, k1=b.k1, k2=b.k2)}
+EVERY_LOSS = SUPCON | SCHANE | CLCE | GENSCL | TCL
 
 
 class Batch(NamedTuple):
@@ -50,6 +52,8 @@ class Batch(NamedTuple):
     logits: torch.Tensor  # (N, 4)
     temperature: float = 0.1
     hardness: float = 1.0
+    k1: float = 5000.0
+    k2: float = 1.0
 
 
 def every(cases):
@@ -71,8 +75,10 @@ def batches(draw, short_rows=True):
         torch.from_numpy(labels),
         torch.from_numpy(distributions).double(),
         torch.from_numpy(logits).double(),
-        draw(st.floats(0.05, 5)),
-        draw(st.floats(0, 4)),
+        draw(st.floats(0.01, 10)),
+        draw(st.floats(0, 5)),
+        draw(st.sampled_from([0.0, 1.0, 5000.0])),
+        draw(st.sampled_from([0.0, 0.5, 1.0])),
     )
 
 
@@ -123,7 +129,7 @@ def test_order_of_rows_does_not_matter(loss, batch, seed):
 @given(batch=batches())
 def test_names_of_classes_do_not_matter(loss, names, batch):
     renamed = batch._replace(labels=torch.tensor(names)[batch.labels])
-    assert loss(losses, batch.z, renamed) == loss(losses, batch.z, batch)
+    assert close(loss(losses, batch.z, renamed), loss(losses, batch.z, batch), batch)
 
 
 @given(batch=batches(), order=st.permutations(range(4)))
@@ -180,7 +186,7 @@ def test_schane_of_sums_without_hardness_is_supcon_in(batch):
 @given(batch=batches())
 def test_supcon_in_is_at_most_supcon_out(batch):
     inside, outside = (supcon_loss(batch.z, batch.labels, temperature=batch.temperature, form=form) for form in ("in", "out"))
-    assert inside <= outside + 1e-10 * abs(outside)
+    assert inside <= outside + 1e-10 * abs(outside) + 1e-14 / batch.temperature
 
 
 def test_supcon_in_is_below_supcon_out_when_positives_differ():
@@ -208,10 +214,19 @@ def test_defaults_are_the_documented_ones():
         schane_loss: {"temperature": 0.5, "hardness": 1.0, "positives": "mean"},
         clce_loss: {"weight": 0.9, "temperature": 0.5, "hardness": 1.0, "positives": "mean"},
         genscl_loss: {"temperature": 0.1},
+        tcl_loss: {"temperature": 0.1, "k1": 5000.0, "k2": 1.0},
     }
+    batch = {"contrasts": None, "contrast_labels": None, "offset": None, "tile": None}
     for loss, expected in defaults.items():
         parameters = inspect.signature(loss).parameters.values()
-        assert {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} == expected
+        found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        others = batch | {"contrast_distributions": None}
+        assert {name: value for name, value in found.items() if name not in others} == expected
+        assert found.keys() - expected.keys() == {
+            n.replace("contrast_labels", kind)
+            for n in batch
+            for kind in ["contrast_distributions" if loss is genscl_loss else "contrast_labels"]
+        } and all(found[name] is None for name in found.keys() - expected.keys())
 
 
 # Against closed forms
@@ -420,14 +435,20 @@ ERRORS = {
     "hardness nan": (lambda: schane_loss(Z, Y, hardness=math.nan), r"hardness is nan"),
     "weight above": (lambda: clce_loss(Q, Z, Y, weight=1.5), r"weight is 1.5; expected 0"),
     "weight below": (lambda: clce_loss(Q, Z, Y, weight=-0.1), r"weight is -0.1; expected 0"),
-    "logits rows": (lambda: clce_loss(Q[:5], Z, Y), r"logits has shape \(5, 4\); expected \(6, classes\)"),
-    "logits axes": (lambda: clce_loss(Q[:, 0], Z, Y), r"logits has shape \(6,\); expected \(6, classes\)"),
+    "logits rows": (
+        lambda: clce_loss(Q[:5], Z, Y),
+        r"logits has shape \(5, 4\) and dtype torch.float32; expected \(6, classes\)",
+    ),
+    "logits axes": (lambda: clce_loss(Q[:, 0], Z, Y), r"logits has shape \(6,\) and .*expected \(6, classes\)"),
     "clce positives": (lambda: clce_loss(Q, Z, Y, positives="max"), r"positives is 'max'"),
     "labels float": (lambda: supcon_loss(Z, Y.float()), r"labels has shape \(6,\) and dtype torch.float32; expected \(N,\) int"),
     "labels axes": (lambda: schane_loss(Z, F.one_hot(Y)), r"labels has shape \(6, 3\).*For label distributions use genscl_loss"),
     "labels few": (lambda: supcon_loss(Z, Y[:5]), r"labels has 5 entries but embeddings has 6 rows\.$"),
     "labels of one view": (lambda: supcon_loss(Z, Y[:3]), r"labels has 3 entries .* 6 rows.*labels.repeat\(2\)"),
-    "distributions rows": (lambda: genscl_loss(Z, Q[:5]), r"label_distributions has shape \(5, 4\); expected \(6, classes\)"),
+    "distributions rows": (
+        lambda: genscl_loss(Z, Q[:5]),
+        r"label_distributions has shape \(5, 4\) and .*expected \(6, classes\)",
+    ),
     "distributions axes": (lambda: genscl_loss(Z, Y), r"label_distributions has shape \(6,\).*one_hot\(labels, classes\)"),
     "distributions negative": (lambda: genscl_loss(Z, Q - 1), r"negative entries; .*logits need a softmax"),
     "embeddings integer": (lambda: supcon_loss(Z.long(), Y), r"embeddings has shape \(6, 3\) and dtype torch.int64"),
@@ -436,8 +457,48 @@ ERRORS = {
     **{
         f"temperature {t} of {loss.__name__}": (lambda loss=loss, y=y, t=t: loss(Z, y, temperature=t), f"temperature is {t}; exp")
         for t in (0, -0.1, math.nan)
-        for loss, y in [(supcon_loss, Y), (schane_loss, Y), (genscl_loss, Q)]
+        for loss, y in [(supcon_loss, Y), (schane_loss, Y), (genscl_loss, Q), (tcl_loss, Y)]
     },
+    "temperature infinite": (lambda: supcon_loss(Z, Y, temperature=math.inf), "temperature is inf; expected a number > 0"),
+    "temperature tensor": (lambda: supcon_loss(Z, Y, temperature=torch.ones(())), "temperature is .*expected a number"),
+    "k1": (lambda: tcl_loss(Z, Y, k1=-1), "k1 is -1; expected a number >= 0"),
+    "k2": (lambda: tcl_loss(Z, Y, k2=-0.1), "k2 is -0.1; expected a number >= 0"),
+    "tile": (lambda: supcon_loss(Z, Y, tile=0), "tile is 0; expected a whole number > 0"),
+    "tile fraction": (lambda: supcon_loss(Z, Y, tile=2.0), r"tile is 2.0; expected a whole number > 0"),
+    "nan": (lambda: supcon_loss(Z / 0, Y), "embeddings has 18 entries that are NaN or infinite"),
+    "distributions nan": (lambda: genscl_loss(Z, Q * math.nan), "label_distributions has 24 entries that are NaN"),
+    "logits nan": (lambda: clce_loss(Q * math.nan, Z, Y), "logits has 24 entries that are NaN"),
+    "logits integer": (lambda: clce_loss(Q.long(), Z, Y), "logits has shape .* torch.int64; expected .* floating point"),
+    "clce label above": (lambda: clce_loss(Q, Z, Y + 2), "labels go from 2 to 4; expected 0 to 3, the columns of logits"),
+    "clce label below": (lambda: clce_loss(Q, Z, Y - 1), "labels go from -1 to 1; expected 0 to 3"),
+    "embeddings list": (lambda: supcon_loss([[1.0]], Y), "embeddings has type list; expected"),
+    "embeddings empty rows": (lambda: supcon_loss(Z[:, :0], Y), r"embeddings has shape \(6, 0\)"),
+    "distributions complex": (lambda: genscl_loss(Z, Q + 0j), "label_distributions has shape .* torch.complex64; expected"),
+    "labels complex": (lambda: supcon_loss(Z, Y + 0j), "labels has shape .* torch.complex64; expected"),
+    "distributions no classes": (lambda: genscl_loss(Z, Q[:, :0]), r"label_distributions has shape \(6, 0\)"),
+    "contrasts axes": (lambda: supcon_loss(Z, Y, contrasts=Y, contrast_labels=Y), r"contrasts has shape \(6,\)"),
+    "contrasts columns": (lambda: supcon_loss(Z, Y, contrasts=Q, contrast_labels=Y), "contrasts has 4 columns; expected 3"),
+    "contrasts nan": (lambda: supcon_loss(Z, Y, contrasts=Z / 0, contrast_labels=Y), "contrasts has 18 entries"),
+    "no contrast_labels": (lambda: supcon_loss(Z, Y, contrasts=Z), "contrast_labels is None but contrasts is given"),
+    "no contrasts": (lambda: supcon_loss(Z, Y, contrast_labels=Y), "contrasts is None but contrast_labels is given"),
+    "contrast_labels few": (
+        lambda: supcon_loss(Z, Y, contrasts=Z, contrast_labels=Y[1:]),
+        "contrast_labels has 5 .*contrasts has 6",
+    ),
+    "no contrast_distributions": (lambda: genscl_loss(Z, Q, contrasts=Z), "contrast_distributions is None but contrasts"),
+    "contrast_distributions classes": (
+        lambda: genscl_loss(Z, Q, contrasts=Z, contrast_distributions=Q[:, 1:]),
+        "contrast_distributions has 3 columns; expected 4",
+    ),
+    "offset without contrasts": (lambda: supcon_loss(Z, Y, offset=0), "offset is 0 but contrasts is None"),
+    "offset above": (lambda: supcon_loss(Z, Y, contrasts=Z, contrast_labels=Y, offset=1), "offset is 1 .*from 0 to 0"),
+    "offset below": (lambda: supcon_loss(Z, Y, contrasts=Z, contrast_labels=Y, offset=-1), "offset is -1 .*from 0 to 0"),
+    "offset fraction": (lambda: supcon_loss(Z, Y, contrasts=Z, contrast_labels=Y, offset=0.0), "offset is 0.0 .*from 0 to 0"),
+    "offset of others": (
+        lambda: supcon_loss(Z, Y, contrasts=Z, contrast_labels=Y + 1, offset=0),
+        "contrast_labels from row 0 on differ from labels",
+    ),
+    "vmap": (lambda: torch.func.vmap(lambda z: supcon_loss(z, Y))(Z.expand(2, 6, 3)), "mapped by torch.func.vmap"),
 }
 
 
@@ -445,3 +506,143 @@ ERRORS = {
 def test_error_names_what_is_wrong_and_what_to_do(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Tiles, contrasts, modules, and torch's transformations
+
+
+def tiled(loss, tile, **contrasts):
+    """The same losses with more keywords, as a source."""
+
+    class Source:
+        def __getattr__(self, name):
+            return functools.partial(getattr(losses, name), tile=tile, **contrasts)
+
+    return lambda _, z, batch: loss(Source(), z, batch)
+
+
+@every(EVERY_LOSS)
+@given(batch=batches(short_rows=False), tile=st.integers(1, 13))
+def test_size_of_tiles_does_not_matter(loss, batch, tile):
+    value, gradient = value_and_gradient(loss, batch.z, batch)
+    value_tiled, gradient_tiled = value_and_gradient(tiled(loss, tile), batch.z, batch)
+    assert close(value_tiled, value, batch)
+    torch.testing.assert_close(gradient_tiled, gradient, rtol=1e-9, atol=1e-10 / batch.temperature)
+
+
+@given(batch=batches())
+def test_tcl_without_k1_is_supcon(batch):
+    value = tcl_loss(batch.z, batch.labels, temperature=batch.temperature, k1=0, k2=1)
+    assert close(value, supcon_loss(batch.z, batch.labels, temperature=batch.temperature), batch)
+
+
+@every(EVERY_LOSS)
+@pytest.mark.parametrize("temperature", [0.01, 0.5])
+@pytest.mark.parametrize("tile", [1, 3, 7, None])
+def test_anchors_against_all_are_blocks_of_the_full_loss(loss, tile, temperature):
+    """Chunks of anchors against all, each weighted by its number of anchors with a positive, give the loss and gradient."""
+    batch = random_batch(11, 4, labels=[0, 0, 3, 1, 2, 1, 0, 2, 2, 1, 0], temperature=temperature)  # the third is alone
+    value, expected = value_and_gradient(loss, batch.z, batch)
+    z = batch.z.clone().requires_grad_()
+    total = 0
+    soft, clce = loss is EVERY_LOSS["genscl"], loss in CLCE.values()
+    for rows, positives in [(slice(0, 4), 3), (slice(4, 5), 1), (slice(5, 11), 6)]:
+        key, labels = ("contrast_distributions", batch.distributions) if soft else ("contrast_labels", batch.labels)
+        chunk = Batch(*(x[rows] for x in batch[:4]), *batch[4:])
+        count = len(chunk.z) if soft else positives
+        part = tiled(loss, tile, contrasts=z, offset=rows.start, **{key: labels})(losses, z[rows], chunk)
+        if clce:  # cross-entropy counts every row
+            part = part - 0.3 * F.cross_entropy(chunk.logits, chunk.labels)
+        total = total + part * count
+    total = total / (11 if soft else 10)
+    if clce:
+        total = total + 0.3 * F.cross_entropy(batch.logits, batch.labels)
+    (gradient,) = torch.autograd.grad(total, z)
+    assert close(total.detach(), value, batch)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [None, 0, 2])
+@every(EVERY_LOSS)
+def test_loss_against_contrasts_is_the_double_loop(loss, offset):
+    batch, queue = random_batch(5, 4, seed=1), random_batch(9, 4, seed=2)
+    z, labels, distributions = queue.z.clone(), queue.labels.clone(), queue.distributions.clone()
+    if offset is not None:
+        rows = slice(offset, offset + 5)
+        z[rows], labels[rows], distributions[rows] = batch.z, batch.labels, batch.distributions
+    given_labels = {"contrast_distributions": distributions} if loss is EVERY_LOSS["genscl"] else {"contrast_labels": labels}
+    value = tiled(loss, 2, contrasts=z, offset=offset, **given_labels)(losses, batch.z, batch)
+
+    class Source:
+        def __getattr__(self, name):
+            return functools.partial(getattr(reference, name), contrasts=z, offset=offset, **given_labels)
+
+    assert close(value, loss(Source(), batch.z, batch), batch)
+    both = batch.z.clone().requires_grad_(), z.clone().requires_grad_()
+    f = lambda x, c: tiled(loss, 2, contrasts=c, offset=offset, **given_labels)(losses, x, batch)  # noqa: E731
+    assert torch.autograd.gradcheck(f, both)
+
+
+@every(SUPCON | SCHANE | GENSCL | TCL)
+def test_empty_queue_and_empty_batch_are_0(loss):
+    batch = random_batch(4)
+    key = "contrast_distributions" if loss is EVERY_LOSS["genscl"] else "contrast_labels"
+    labels = batch.distributions[:0] if loss is EVERY_LOSS["genscl"] else batch.labels[:0]
+    value, gradient = value_and_gradient(tiled(loss, None, contrasts=batch.z[:0], **{key: labels}), batch.z, batch)
+    assert value == 0 and (gradient == 0).all()
+    nothing = Batch(*(x[:0] for x in batch[:4]))
+    assert loss(losses, nothing.z, nothing) == 0
+
+
+MODULES = {
+    "supcon": (losses.SupConLoss, supcon_loss, {"temperature": 0.2, "form": "in"}, "temperature=0.2, form='in'"),
+    "schane": (losses.SCHaNeLoss, schane_loss, {"hardness": 0.5}, "temperature=0.5, hardness=0.5, positives='mean'"),
+    "genscl": (losses.GenSCLLoss, genscl_loss, {"temperature": 0.2}, "temperature=0.2"),
+    "tcl": (losses.TCLLoss, tcl_loss, {"k1": 1.0, "tile": 3}, "temperature=0.1, k1=1.0, k2=1.0, tile=3"),
+    "clce": (losses.CLCELoss, clce_loss, {"weight": 0.3}, "weight=0.3, temperature=0.5, hardness=1.0, positives='mean'"),
+}
+
+
+@pytest.mark.parametrize("module, function, settings, shown", MODULES.values(), ids=MODULES.keys())
+def test_module_is_the_function_with_its_settings(module, function, settings, shown):
+    b = random_batch()
+    tensors = (b.logits,) * (function is clce_loss) + (b.z, b.distributions if function is genscl_loss else b.labels)
+    contrasts = {"contrasts": b.z, "offset": 0}
+    contrasts["contrast_distributions" if function is genscl_loss else "contrast_labels"] = tensors[-1]
+    assert module(**settings)(*tensors) == function(*tensors, **settings)
+    assert module(**settings)(*tensors, **contrasts) == function(*tensors, **settings, **contrasts)
+    assert module()(*tensors) == function(*tensors)
+    assert repr(module(**settings)) == f"{module.__name__}({shown})"
+    with pytest.raises(TypeError, match=f"{module.__name__} has no setting contrasts, tau; expected temp|expected weight"):
+        module(tau=1, contrasts=None)
+
+
+@every(EVERY_LOSS)
+def test_compiled_loss_is_the_loss(loss):
+    batch = random_batch()
+    value, gradient = value_and_gradient(loss, batch.z, batch)
+    compiled = torch.compile(loss, backend="aot_eager")
+    compiled_value, compiled_gradient = value_and_gradient(compiled, batch.z, batch)
+    torch.testing.assert_close((compiled_value, compiled_gradient), (value, gradient))
+
+
+@every(EVERY_LOSS)
+def test_second_derivatives_are_refused(loss):
+    batch = random_batch()
+    z = batch.z.clone().requires_grad_()
+    with pytest.raises(RuntimeError, match="Second derivatives .* not supported"):
+        torch.autograd.grad(loss(losses, z, batch), z, create_graph=True)
+
+
+def test_genscl_of_nearly_no_similarity_keeps_its_precision():
+    """All the anchors share is a millionth: of a sum that holds themselves, float32 would lose it."""
+    q = torch.eye(6) + 1e-6 * torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
+    batch = random_batch(6)._replace(distributions=q)
+    value = GENSCL["genscl"](losses, batch.z.float(), batch)
+    assert close(value, GENSCL["genscl"](reference, batch.z, batch), batch, torch.float32)
+
+
+def test_genscl_anchor_of_no_similarity_has_no_positive():
+    q = torch.tensor([[0.6, 0.8, 0], [0, 0, 0.3], [0, 0, 0.9]])
+    batch = random_batch(3)._replace(distributions=q)
+    assert close(GENSCL["genscl"](losses, batch.z, batch), GENSCL["genscl"](reference, batch.z, batch), batch)

@@ -174,6 +174,24 @@ def lines(x, ys, xlabel, ylabel, colors=("SupCon", "SCHaNe"), log=False):
     return fig
 
 
+def scaling(curves, xlabel, ylabel):
+    """Growth on two logarithmic axes, with a mark for each measurement. curves: {name: (x, y, how to draw the line)}."""
+    fig, ax = plt.subplots(figsize=(COLUMN, 3))
+    for name, (x, y, how) in curves.items():
+        ax.plot(x, y, label=name, **({"marker": "o", "ms": 3} | how))
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    sizes = [v for x, _, _ in curves.values() for v in x]
+    ticks = [v for k in range(20) if (v := max(sizes) // 4**k) >= min(sizes)]
+    ax.set_xticks(ticks, [f"{v:,}" for v in ticks])
+    ax.minorticks_off()
+    ax.yaxis.set_major_formatter("{x:,g}")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower right", bbox_to_anchor=(1.02, 1), ncols=2, fontsize=7.5, columnspacing=1)
+    return fig
+
+
 def _powers_of_two(ax, values):
     ax.set_xscale("log", base=2)
     ax.set_xticks(values, [f"{v:g}" for v in values])

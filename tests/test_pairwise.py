@@ -1,0 +1,145 @@
+"""The log-sum-exp over pairs against torch.logsumexp of the whole matrix, at every tile size."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supcl.pairwise import FITS, default_tile, pair_logsumexp, positive_sum
+
+TERMS = [("others", 1.0), ("positives", 1), ("positives", -0.3), ("negatives", 2.0), ("negatives", 0.0)]
+
+
+def dense(anchors, terms, *, temperature=1.0, labels=None, contrasts=None, contrast_labels=None, offset=None):
+    if contrasts is None:
+        contrasts, contrast_labels, offset = anchors, labels, 0
+    s = anchors @ contrasts.T / temperature
+    itself = torch.zeros_like(s, dtype=torch.bool)
+    if offset is not None:
+        itself[torch.arange(len(anchors)), torch.arange(len(anchors)) + offset] = True
+    same = torch.zeros_like(itself) if labels is None else labels[:, None] == contrast_labels
+    left_out = {"others": itself, "positives": ~same | itself, "negatives": same}
+    return torch.stack([(factor * s).masked_fill(left_out[over], -torch.inf).logsumexp(1) for over, factor in terms])
+
+
+def points(n, dim=3, seed=0, dtype=torch.float64):
+    x = torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (x / x.norm(dim=1, keepdim=True)).to(dtype)
+
+
+def random_labels(n, classes, seed=0):
+    return torch.randint(classes, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same(anchors, terms, tile, contrasts=None, **settings):
+    """Values, and gradients of a weighted sum of those that are finite."""
+    inputs = [x.clone().requires_grad_() for x in (anchors, contrasts) if x is not None]
+    found, expected = (
+        f(inputs[0], terms, contrasts=inputs[1] if contrasts is not None else None, **settings, **extra)
+        for f, extra in [(pair_logsumexp, {"tile": tile}), (dense, {})]
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = [
+        torch.autograd.grad((weights * x)[expected.isfinite()].sum(), inputs, allow_unused=True, materialize_grads=True)
+        for x in (found, expected)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@given(
+    n=st.integers(1, 12),
+    classes=st.integers(1, 5),
+    seed=st.integers(0, 99),
+    tile=st.integers(1, 13),
+    temperature=st.sampled_from([0.001, 0.02, 0.025, 0.1, 1, 10]),
+    terms=st.lists(st.sampled_from(TERMS), min_size=1, max_size=5),
+)
+def test_symmetric_pairs_are_the_whole_matrix(n, classes, seed, tile, temperature, terms):
+    assert_same(points(n, seed=seed), terms, tile, temperature=temperature, labels=random_labels(n, classes, seed))
+
+
+@given(
+    n=st.integers(1, 8),
+    more=st.integers(0, 5),
+    offset=st.one_of(st.none(), st.integers(0, 5)),
+    classes=st.integers(1, 5),
+    seed=st.integers(0, 99),
+    tile=st.integers(1, 14),
+    temperature=st.sampled_from([0.02, 0.5]),
+)
+def test_pairs_with_contrasts_are_the_whole_matrix(n, more, offset, classes, seed, tile, temperature):
+    m = n + more
+    offset = None if offset is None else min(offset, more)
+    contrasts, contrast_labels = points(m, seed=seed), random_labels(m, classes, seed)
+    anchors, labels = points(n, seed=seed + 1), random_labels(n, classes, seed + 1)
+    if offset is not None:
+        labels = contrast_labels[offset : offset + n]
+    settings = {"temperature": temperature, "labels": labels, "contrast_labels": contrast_labels, "offset": offset}
+    assert_same(anchors, TERMS, tile, contrasts, **settings)
+    assert_same(anchors, TERMS[:1], tile, contrasts, temperature=temperature, offset=offset)
+
+
+def test_more_rows_than_the_default_tile():
+    n = default_tile(torch.device("cpu")) + 3
+    assert_same(points(n), TERMS, None, labels=random_labels(n, 7), temperature=0.1)
+
+
+@pytest.mark.parametrize("tile, expected", [(1, 6), (2, 6), (3, 4), (100, 1)])
+def test_tiles_are_at_most_as_large_as_given_and_do_not_split_a_class_that_fits(tile, expected, monkeypatch):
+    shapes = []
+    addmm = torch.addmm
+
+    def spy(s, *matrices, **settings):
+        shapes.append(tuple(s.shape))
+        return addmm(s, *matrices, **settings)
+
+    monkeypatch.setattr(torch, "addmm", spy)
+    pair_logsumexp(points(6), [("positives", 1)], labels=torch.tensor([0, 1, 0, 2, 1, 2]), tile=tile)
+    # classes of two: one by one 3 x (1,2 | 2) tiles, two by two the diagonal
+    assert max(max(shape) for shape in shapes) <= tile
+    assert len(shapes) == {1: 9, 2: 3, 3: 3, 100: 1}[tile]
+
+
+def test_default_tile_is_larger_off_the_cpu():
+    assert default_tile(torch.device("cpu")) == 512 and default_tile(torch.device("cuda")) == 4096
+
+
+@pytest.mark.parametrize("exponent", [FITS, FITS + 1e-6, 1000, 1e5])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_float32_neither_over_nor_underflows_at_any_scale(exponent, sign):
+    x = points(7, dtype=torch.float32)
+    x = torch.cat((x, -x, x)).requires_grad_()
+    found = pair_logsumexp(x, [("others", sign)], temperature=1 / exponent, tile=4)
+    expected = dense(x.detach().double(), [("others", sign)], temperature=1 / exponent)
+    torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=1e-6 * exponent)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0.01, 1.0])
+def test_sum_over_no_pair_is_minus_infinity_and_stops_every_gradient(temperature):
+    x = points(3).requires_grad_()
+    found = pair_logsumexp(x, [("positives", 1)], labels=torch.tensor([0, 1, 2]), temperature=temperature)
+    assert (found == -torch.inf).all()
+    (gradient,) = torch.autograd.grad(found, x, torch.full_like(found, torch.nan))
+    assert (gradient == 0).all()
+
+
+def test_precision_is_kept_under_autocast():
+    x = points(8, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = pair_logsumexp(x, TERMS[:1])
+    assert found.dtype == torch.float32 and found.equal(pair_logsumexp(x, TERMS[:1]))
+
+
+def test_vmap_and_second_derivatives_are_refused():
+    classes = torch.zeros(3, dtype=torch.int64)
+    for function in (lambda x: pair_logsumexp(x, TERMS[:1]), lambda x: positive_sum(x, classes, x, classes, 1)):
+        for transform in (torch.func.vmap(function), torch.func.grad(lambda x: function(x[0]).sum())):  # noqa: B023
+            with pytest.raises(RuntimeError, match="functorch transforms"):
+                transform(points(6).view(2, 3, 3))
+        x = points(3).requires_grad_()
+        with pytest.raises(RuntimeError, match="Second derivatives .* not supported"):
+            torch.autograd.grad(function(x).sum(), x, create_graph=True)
