@@ -15,7 +15,6 @@ import torch
 FITS = 40  # exp(-40), exp(40) and sums of millions of them fit float32: exponents up to this need no shift
 
 
-@torch.compiler.disable
 def pair_logsumexp(anchors, terms, *, temperature=1.0, labels=None, contrasts=None, contrast_labels=None, offset=None, tile=None):
     """log sum_j exp(factor s_ij) for each term and each anchor: (terms, N). A sum over no pair is -inf, with zero gradient.
 
@@ -38,7 +37,6 @@ def pair_logsumexp(anchors, terms, *, temperature=1.0, labels=None, contrasts=No
     return _PairLogSumExp.apply(anchors, contrasts, _Tiles(rows, columns, offset), terms, temperature)
 
 
-@torch.compiler.disable
 def positive_sum(anchors, classes, contrasts, contrast_classes, count, own=None):
     """sum_p a_i . c_p over the contrasts p of anchor i's class, without row i of contrasts[own]: (N,).
 
