@@ -47,7 +47,7 @@ notebooks: $(READY)  ## run the source notebooks in place at toy size, refreshin
 lab: $(READY)  ## open JupyterLab
 	jupyter lab --notebook-dir notebooks
 
-readme: $(READY)  ## put results/table.csv into README.md
+readme: $(READY)  ## put the tables of results/ into README.md
 	python -m supcl.pipeline readme
 
 lock:  ## recompile requirements.txt from pyproject.toml

@@ -407,7 +407,7 @@ def _given_together(name, labels, contrasts):
 
 
 def _distributions(name, q, of, embeddings):
-    """Checked, rows of length one, float64."""
+    """Checked, rows of length one, in the precision of embeddings."""
     if not torch.is_tensor(q) or q.ndim != 2 or len(q) != len(embeddings) or q.shape[1] == 0 or q.is_complex():
         raise ValueError(
             f"{name} has {_found(q)}; expected ({len(embeddings)}, classes) real numbers, a row for each of {of}. "

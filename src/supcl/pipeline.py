@@ -5,7 +5,7 @@ run NAME         papermill runs the clean copy with its parameters from params.y
 paper            compile paper/paper.typ
 refresh [NAME]   run source notebooks in place with their own defaults, so that stored outputs match the code
 smoke FOLDER     the whole pipeline at toy size in a copy of the project
-readme           put results/table.csv into README.md
+readme           put the tables of results/ into README.md
 summary          where the results are, and how long each stage took when it last ran here
 """
 
@@ -33,6 +33,7 @@ WRITTEN = {
     "notebooks": "results/notebooks",
     "paper": "paper/paper.pdf",
 }
+TABLES = {"accuracy": "table.csv", "cost": "cost.csv"}  # of results, in README.md
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 # What papermill and its engine leave in an executed notebook that differs from run to run.
 VOLATILE = ["metadata.papermill", "metadata.language_info", "cell.metadata.papermill", "cell.metadata.execution"]
@@ -139,14 +140,23 @@ def repro(folder, *arguments):
 
 
 def readme():
+    path = ROOT / "README.md"
+    path.write_text(with_results(path.read_text(), ROOT / "results"))
+
+
+def with_results(text, results):
+    """README's text with what stands between each pair of markers replaced by a table of the folder results."""
     import pandas as pd
 
-    path = ROOT / "README.md"
-    path.write_text(with_results(path.read_text(), pd.read_csv(ROOT / "results" / "table.csv")))
+    for name, table in (("accuracy", accuracy_table), ("cost", cost_table)):
+        start, end = text.index(f"<!-- {name}:"), text.index(f"<!-- end of {name} -->")
+        lines = table(pd.read_csv(results / TABLES[name]))
+        text = text[: text.index("\n", start) + 1] + "\n".join(lines) + "\n" + text[end:]
+    return text
 
 
-def with_results(text, table):
-    """README's text with the results between its two markers replaced by table (columns as in results/table.csv)."""
+def accuracy_table(table):
+    """Lines of Markdown: a row per method, columns as in results/table.csv for each number of shots."""
     shots = list(dict.fromkeys(table.shots))
     lines = ["| method |" + "".join(f" {n} per class | difference to CE |" for n in shots), "|---" * (1 + 2 * len(shots)) + "|"]
     for method, rows in table.groupby("method", sort=False):
@@ -157,8 +167,21 @@ def with_results(text, table):
             difference = "{} ({} to {})".format(*shown)
             cells.append("" if method == "CE" else difference)
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    start, end = text.index("<!-- results:"), text.index("<!-- end of results -->")
-    return text[: text.index("\n", start) + 1] + "\n".join(lines) + "\n" + text[end:]
+    return lines
+
+
+def cost_table(cost):
+    """Lines of Markdown: a row per implementation of SupCon, its time where all were timed side by side at the largest batch,
+    and its memory at the largest batch that was run."""
+    measured = cost[(cost.loss == "SupCon") & cost.value.notna()]
+    together = measured[(measured.what == "seconds") & (measured["rounds"] > 1)]
+    together = together[together.n == together.n.max()].sort_values("value")
+    lines = [f"| SupCon | time at N = {together.n.max():,} | largest N run | memory there |", "|---|---|---|---|"]
+    for row in together.itertuples():
+        held = measured[(measured.what == "bytes") & (measured.implementation == row.implementation)]
+        last = held.loc[held.n.idxmax()]
+        lines.append(f"| {row.implementation} | {row.value:.2f} s | {last.n:,} | {last.value / 1e9:.1f} GB |")
+    return lines
 
 
 def summary(folder=ROOT):
