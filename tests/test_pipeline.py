@@ -1,7 +1,6 @@
 """The whole pipeline at toy size, in a copy of the project: complete, repeatable, and re-run only where something changed."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -40,10 +39,9 @@ def stages_run(printed):
 
 def stale(folder):
     """Stages whose own dependencies changed, and those that read what these write."""
-    environment = os.environ | {"PYTHONPATH": str(folder / "src")}
     command = [sys.executable, "-m", "dvc", "status", "--json"]
-    printed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
-    return set(json.loads(printed))
+    run = subprocess.run(command, cwd=folder, env=pipeline.environment(folder), capture_output=True, text=True, check=True)
+    return set(json.loads(run.stdout))
 
 
 def test_it_makes_the_table_for_every_method(project):
@@ -157,8 +155,7 @@ def test_unknown_parameters_stop_before_anything_runs(restored):
     (restored / "params.yaml").write_text(yaml.safe_dump(params))
     before = (restored / "results" / "runs" / "05_clce.csv").read_bytes()
     command = [sys.executable, "-m", "supcl.pipeline", "run", "05_clce"]
-    environment = os.environ | {"PYTHONPATH": str(restored / "src")}
-    stopped = subprocess.run(command, cwd=restored, env=environment, capture_output=True, text=True)
+    stopped = subprocess.run(command, cwd=restored, env=pipeline.environment(restored), capture_output=True, text=True)
     assert stopped.returncode and "only in params.yaml ['temperatur']" in stopped.stderr
     assert (restored / "results" / "runs" / "05_clce.csv").read_bytes() == before
 
