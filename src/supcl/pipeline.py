@@ -33,13 +33,8 @@ WRITTEN = {
     "notebooks": "results/notebooks",
     "paper": "paper/paper.pdf",
 }
-SMALLER = {
-    "shots": [5],
-    "seeds": [2],
-    "epochs": [1],
-    "sweep_seeds": 1,
-    "map_images": 100,
-}  # where a notebook has such a parameter
+# What `smoke` makes smaller than the notebooks' defaults, where a notebook has such a parameter.
+SMALLER = {"shots": [5], "seeds": [2], "epochs": [1], "sweep_seeds": 1, "map_images": 100}
 TABLES = {"accuracy": "table.csv", "cost": "cost.csv"}  # of results, in README.md
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 # What papermill and its engine leave in an executed notebook that differs from run to run.
