@@ -28,17 +28,15 @@ def supcon_gradient(embeddings, labels, *, temperature, form):
     As contrast:  dL_i/dz_k = 1/temperature z_i (P_ik - X_ik), with X_in = 0
     Normalising:  dL/dw_k = 1/|w_k| (g_k - (g_k . z_k) z_k)
     """
-    w, y = embeddings.tolist(), labels.tolist()
+    w = embeddings.tolist()
     z, s = _unit_rows(embeddings), _similarities(embeddings, temperature)
     n, dim = len(z), len(z[0])
-    anchors = [i for i in range(n) if _positives(i, y)]
+    kinds = _kinds(labels, None, None, None)
+    anchors = [(i, others, positives) for i, (others, positives, _) in enumerate(kinds) if positives]
     g = [[0.0] * dim for _ in range(n)]
-    for i in anchors:
-        positives = _positives(i, y)
-        denominator = sum(math.exp(s[i][a]) for a in range(n) if a != i)
-        for a in range(n):
-            if a == i:
-                continue
+    for i, others, positives in anchors:
+        denominator = sum(math.exp(s[i][a]) for a in others)
+        for a in others:
             pull = 0.0
             if a in positives and form == "out":
                 pull = 1 / len(positives)
@@ -134,10 +132,6 @@ def _cosine(a, b):
 
 def _dot(a, b):
     return sum(x * y for x, y in zip(a, b, strict=True))
-
-
-def _positives(i, y):
-    return [p for p in range(len(y)) if p != i and y[p] == y[i]]
 
 
 def _mean(terms):

@@ -35,7 +35,6 @@ WRITTEN = {
 }
 # What `smoke` makes smaller than the notebooks' defaults, where a notebook has such a parameter.
 SMALLER = {"shots": [5], "seeds": [2], "epochs": [1], "sweep_seeds": 1, "map_images": 100}
-TABLES = {"accuracy": "table.csv", "cost": "cost.csv"}  # of results, in README.md
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 # What papermill and its engine leave in an executed notebook that differs from run to run.
 VOLATILE = ["metadata.papermill", "metadata.language_info", "cell.metadata.papermill", "cell.metadata.execution"]
@@ -159,9 +158,9 @@ def with_results(text, results):
     """README's text with what stands between each pair of markers replaced by a table of the folder results."""
     import pandas as pd
 
-    for name, table in (("accuracy", accuracy_table), ("cost", cost_table)):
+    for name, file, table in (("accuracy", "table.csv", accuracy_table), ("cost", "cost.csv", cost_table)):
         start, end = text.index(f"<!-- {name}:"), text.index(f"<!-- end of {name} -->")
-        lines = table(pd.read_csv(results / TABLES[name]))
+        lines = table(pd.read_csv(results / file))
         text = text[: text.index("\n", start) + 1] + "\n".join(lines) + "\n" + text[end:]
     return text
 
