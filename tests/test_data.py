@@ -77,7 +77,7 @@ def test_digits_have_the_documented_shapes_and_types():
     digits = data.load("digits")
     for images, labels, n in [
         (digits.train_images, digits.train_labels, 1347),
-        (digits.test_images, digits.test_labels, 450),
+        (*digits.test.open("test"), 450),
     ]:
         assert images.shape == (n, 1, 8, 8) and images.dtype == torch.uint8
         assert labels.shape == (n,) and labels.dtype == torch.int64
@@ -92,8 +92,9 @@ def test_digits_put_each_of_the_1797_images_in_one_part():
     def rows(images, labels):
         return sorted([int(label), *image] for image, label in zip(images.tolist(), labels, strict=True))
 
-    images = torch.cat([digits.train_images, digits.test_images]).flatten(1).float() / 255 * 16
-    labels = torch.cat([digits.train_labels, digits.test_labels])
+    test_images, test_labels = digits.test.open("test")
+    images = torch.cat([digits.train_images, test_images]).flatten(1).float() / 255 * 16
+    labels = torch.cat([digits.train_labels, test_labels])
     assert len(labels) == 1797
     assert rows(images.round().int(), labels) == rows(torch.from_numpy(source.data).int(), source.target)
 
@@ -122,8 +123,9 @@ def test_fashion_mnist_comes_from_four_idx_files_in_data(tmp_path, monkeypatch):
     fashion = data.load("fashion-mnist")
     assert np.array_equal(fashion.train_images[:, 0], written["train"][0])
     assert np.array_equal(fashion.train_labels, written["train"][1]) and fashion.train_labels.dtype == torch.int64
-    assert np.array_equal(fashion.test_images[:, 0], written["t10k"][0])
-    assert np.array_equal(fashion.test_labels, written["t10k"][1])
+    test_images, test_labels = fashion.test.open("test")
+    assert np.array_equal(test_images[:, 0], written["t10k"][0])
+    assert np.array_equal(test_labels, written["t10k"][1])
     assert len(fashion.classes) == 10 and fashion.flips is True
 
 

@@ -24,14 +24,18 @@ def rays(n, seed, noise=0.1):
     return np.stack([np.cos(angle), np.sin(angle)], 1) * 10 ** rng.uniform(-3, 3, (n, 1)), labels
 
 
-@pytest.mark.parametrize("predict", [evaluation.linear_probe, evaluation.nearest_neighbours])
+def probed(x, y, test_x, **settings):
+    return evaluation.linear_probe(x, y, **settings).predict(test_x)
+
+
+@pytest.mark.parametrize("predict", [probed, evaluation.nearest_neighbours])
 def test_directions_are_classified_whatever_the_lengths(predict):
     x, y = rays(80, seed=0)
     test_x, test_y = rays(100, seed=1)
     assert evaluation.accuracy(predict(x, y, test_x), test_y) == 100
 
 
-@pytest.mark.parametrize("predict", [evaluation.linear_probe, evaluation.nearest_neighbours])
+@pytest.mark.parametrize("predict", [probed, evaluation.nearest_neighbours])
 def test_shuffled_labels_are_not_learned(predict):
     x, y = rays(400, seed=0, noise=3)
     test_x, _ = rays(400, seed=1, noise=3)
@@ -54,8 +58,8 @@ def test_nearest_neighbours_of_fewer_images_than_k_use_all():
 def test_linear_probe_regularises_more_at_less_strength():
     x, y = rays(40, seed=0)
     x[:4], few = rays(4, seed=5)[0], np.array([0] * 37 + [1] * 3)  # three of forty: at tiny strength only the prior counts
-    assert (evaluation.linear_probe(x, few, x, strength=1e-6) == 0).all()
-    assert evaluation.accuracy(evaluation.linear_probe(x, y, x, strength=10.0), y) == 100
+    assert (probed(x, few, x, strength=1e-6) == 0).all()
+    assert evaluation.accuracy(probed(x, y, x, strength=10.0), y) == 100
 
 
 def test_most_similar_rows_come_nearest_first_whatever_their_lengths():

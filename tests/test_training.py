@@ -305,7 +305,7 @@ def setup(tmp_path_factory):
     train_part, validation = data.split_validation(digits.train_labels, 200, seed=0)
     draws = {experiment.draw_name(5, seed): data.few_shot_draw(digits.train_labels, train_part, 5, seed) for seed in (0, 1)}
     np.savez(folder / "splits.npz", train=train_part[:500], validation=validation, **draws)
-    for part, images in [("train", digits.train_images), ("test", digits.test_images)]:
+    for part, images in [("train", digits.train_images), ("test", digits.test.open("test")[0])]:
         np.save(folder / f"features_{part}.npy", images.flatten(1).numpy().astype(np.float16))
     return Setup(str(folder), "digits", "test_resnet", "none", image_size=32, batch_size=32, weight_decay=0.01)
 
@@ -343,7 +343,7 @@ def test_kept_predictions_are_of_the_evaluated_images_and_give_the_accuracy(setu
     done = execute(replace(run, evaluate_on=evaluate_on, keep=True), setup)
     digits = data.load("digits")
     validation = np.load(f"{setup.shared}/splits.npz")["validation"]
-    labels = digits.test_labels if evaluate_on == "test" else digits.train_labels[validation]
+    labels = digits.test.open("test")[1] if evaluate_on == "test" else digits.train_labels[validation]
     assert done.predictions.shape == (images,) and len(done.embeddings) == images
     assert evaluation.accuracy(done.predictions, labels) == done.metrics["accuracy"]
     assert isinstance(done.model, nn.Module) and not done.model.training
@@ -368,7 +368,7 @@ def test_batch_size_is_the_run_s_or_else_the_setup_s(setup, run, sizes):
 
 def test_run_of_a_seed_trains_on_the_draw_of_that_seed(setup, monkeypatch):
     asked = []
-    monkeypatch.setattr(experiment, "_train", lambda run, setup, model, images, labels, **how: asked.append(images) or ([], 0.0))
+    monkeypatch.setattr(experiment, "train", lambda model, objective, images, labels, **how: asked.append(images) or ([], 0.0))
     for seed in (0, 1):
         execute(replace(FEW, seed=seed), setup)
     drawn = np.load(f"{setup.shared}/splits.npz")
@@ -424,6 +424,7 @@ def test_table_has_a_row_per_run_and_metric_with_settings_as_json(setup):
     assert few == {
         "encoder": "test_resnet", "weights": "none", "image_size": 32, "weight_decay": 0.01, "batch_size": 32,
         "learning_rate": 0.003, "epochs": 2, "classifier": "probe", "evaluate_on": "test", "temperature": 0.1,
+        "optimizer": "adamw",
     }  # fmt: skip
     assert features["batch_size"] == 50 and features["learning_rate"] == 0.01
 
@@ -474,7 +475,7 @@ def test_written_results_are_what_the_runs_gave(setup, tmp_path):
 
 def test_features_of_every_part_come_from_the_same_encoder(setup):
     """Also with random weights, where each part builds its own encoder."""
-    images = data.load("digits").test_images[:3]
+    images = data.load("digits").train_images[:3]
     assert np.array_equal(experiment._features_of(images, setup, 32), experiment._features_of(images, setup, 32))
 
 

@@ -1,5 +1,6 @@
 """Images in memory, splits without overlap, few-shot draws, and augmentation of whole batches."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import kornia.augmentation as augmentation
@@ -15,14 +16,40 @@ from supcl.paths import DATA
 FASHION_CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
 
 
+class HeldOut:
+    """Test images and their labels. They come out by `open` alone, which records what for, and not at all while sealed: while
+    a model is trained or its settings are chosen."""
+
+    def __init__(self, images, labels):
+        self._content, self._sealed_for = (images, labels), None
+        self.opened = []  # what for, each time
+
+    def open(self, purpose):
+        """(images (N, ...), labels (N,)). Raises PermissionError while sealed."""
+        if self._sealed_for:
+            raise PermissionError(f"test images asked for ({purpose}) during {self._sealed_for}; expected the final evaluation.")
+        self.opened.append(purpose)
+        return self._content
+
+    @contextmanager
+    def sealed(self, during):
+        outer, self._sealed_for = self._sealed_for, during
+        try:
+            yield
+        finally:
+            self._sealed_for = outer
+
+    def __len__(self):
+        return len(self._content[1])
+
+
 @dataclass(frozen=True)
 class Dataset:
     """images (N, 1, H, W) uint8 and labels (N,) int64, of the official training and test sets."""
 
     train_images: torch.Tensor
     train_labels: torch.Tensor
-    test_images: torch.Tensor
-    test_labels: torch.Tensor
+    test: HeldOut
     classes: list
     flips: bool  # whether a mirrored image keeps its class
 
@@ -37,9 +64,8 @@ def load(name):
 def _fashion_mnist():
     parts = [_idx(DATA / f"{part}-{kind}-ubyte") for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     train_images, train_labels, test_images, test_labels = parts
-    return Dataset(
-        train_images[:, None], train_labels.long(), test_images[:, None], test_labels.long(), FASHION_CLASSES, flips=True
-    )
+    test = HeldOut(test_images[:, None], test_labels.long())
+    return Dataset(train_images[:, None], train_labels.long(), test, FASHION_CLASSES, flips=True)
 
 
 def _digits():
@@ -47,7 +73,8 @@ def _digits():
     images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
     labels = torch.from_numpy(digits.target).long()
     test = torch.arange(len(labels)) % 4 == 0
-    return Dataset(images[~test], labels[~test], images[test], labels[test], [str(d) for d in range(10)], flips=False)
+    held_out = HeldOut(images[test], labels[test])
+    return Dataset(images[~test], labels[~test], held_out, [str(d) for d in range(10)], flips=False)
 
 
 _DATASETS = {"fashion-mnist": _fashion_mnist, "digits": _digits}
@@ -82,13 +109,19 @@ def few_shot_draw(labels, pool, shots, seed):
 
 
 class Augment(nn.Module):
-    """(N, 1, H, W) uint8 to (N, 1, size, size) float in [0, 1]: a random crop of 50 to 100 % of the area, mirrored half the
-    time where the dataset allows it; each image has its own draw, from torch's generator."""
+    """(N, 1, H, W) uint8 to (N, 1, size, size) float in [0, 1]: a random crop of at least `smallest` of the area, mirrored half
+    the time where the dataset allows it, brightness and contrast changed by up to `jitter`; each image has its own draw, from
+    torch's generator."""
 
-    def __init__(self, size, flips):
+    def __init__(self, size, flips, smallest=0.5, jitter=0.0):
         super().__init__()
-        crop = augmentation.RandomResizedCrop((size, size), scale=(0.5, 1.0), ratio=(0.8, 1.25))
-        self.steps = nn.Sequential(crop, *([augmentation.RandomHorizontalFlip()] if flips else []))
+        steps = [augmentation.RandomResizedCrop((size, size), scale=(smallest, 1.0), ratio=(0.8, 1.25))]
+        if flips:
+            steps.append(augmentation.RandomHorizontalFlip())
+        if jitter:
+            span = (1 - jitter, 1 + jitter)
+            steps += [augmentation.RandomBrightness(span, p=1.0), augmentation.RandomContrast(span, p=1.0)]
+        self.steps = nn.Sequential(*steps)
 
     def forward(self, images):
         return self.steps(images.float() / 255)

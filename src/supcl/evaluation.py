@@ -18,10 +18,10 @@ def outputs_of(model, images, prepare, batch_size=125):
     return tuple(torch.cat([getattr(chunk, name) for chunk in chunks]).numpy() for name in ("embedding", "logits"))
 
 
-def linear_probe(train_embeddings, train_labels, test_embeddings, strength=10.0):
-    """Predictions (M,) of multinomial logistic regression on L2-normalised embeddings; strength is 1 / L2 penalty."""
-    probe = make_pipeline(Normalizer(), LogisticRegression(C=strength, max_iter=300))
-    return probe.fit(train_embeddings, train_labels).predict(test_embeddings)
+def linear_probe(embeddings, labels, strength=10.0):
+    """Multinomial logistic regression fitted to L2-normalised embeddings (N, D), a classifier of scikit-learn; strength is
+    1 / L2 penalty."""
+    return make_pipeline(Normalizer(), LogisticRegression(C=strength, max_iter=300)).fit(embeddings, labels)
 
 
 def nearest_neighbours(train_embeddings, train_labels, test_embeddings, k=5):

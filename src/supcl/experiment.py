@@ -7,7 +7,7 @@ objectives and settings. Runs are independent and each uses one thread, so resul
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from joblib import Parallel, delayed, parallel_config
 from supcl import data, evaluation
 from supcl.encoder import ImageEncoder, Model, feature_encoder
 from supcl.tables import interval
-from supcl.training import train
+from supcl.training import OPTIMIZERS, Diverged, train
 
 COLUMNS = ["method", "variant", "dataset", "shots", "seed", "metric", "value", "seconds", "settings"]
 
@@ -46,6 +46,13 @@ class Run:
                  afterwards on the frozen encoder, the second stage of two-stage methods.
     evaluate_on  "validation" for tuning, "test" for reporting.
     mix          see training.train.
+    optimizer    see training.train.
+    draw         (splits: name -> indices, labels (N,) of all training images, seed) -> (indices (n,), labels (n,)): the images to
+                 train on and what the run is told of them. None: the draw of this seed with `shots` of each class, or all
+                 training images. Evaluation is on images of the classes among these labels.
+    augment      (size, flips) -> a function of a batch, for fine-tuning; None: data.Augment.
+    also         (Trained, inputs (M, ...), labels (M,)) -> {metric: value}, more to measure on the evaluated images.
+    watch        the same on validation images after every epoch; its metrics are called "<name>, epoch <n>" in the table.
     settings     the method's own, for the record; with learning_rate, epochs and the rest they go into the table.
     curve        also record accuracy of the nearest neighbours on validation images after every epoch of fine-tuning.
     keep         also return the embeddings of the evaluated images, and the model.
@@ -61,7 +68,12 @@ class Run:
     classifier: str = "own"
     evaluate_on: str = "test"
     mix: Callable | None = None
+    optimizer: str = "adamw"
     batch_size: int | None = None
+    draw: Callable | None = None
+    augment: Callable | None = None
+    also: Callable | None = None
+    watch: Callable | None = None
     settings: dict = field(default_factory=dict)
     curve: bool = False
     keep: bool = False
@@ -70,9 +82,44 @@ class Run:
         for name, value, allowed in (
             ("classifier", self.classifier, ("own", "probe")),
             ("evaluate_on", self.evaluate_on, ("validation", "test")),
+            ("optimizer", self.optimizer, tuple(OPTIMIZERS)),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; expected one of {allowed}.")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model of a run, and what reads it out: what `also` and `watch` get."""
+
+    run: Run
+    setup: Setup
+    model: torch.nn.Module  # in eval mode
+    prepare: Callable  # images or features as `inputs` below -> what the model takes
+    inputs: torch.Tensor  # (N, ...) that it was trained on; about 5,000 of them where there are more, on frozen features
+    labels: np.ndarray  # (N,) as it was told
+
+    def outputs(self, inputs):
+        """Embeddings (M, D) and logits (M, C) of inputs, as numpy arrays."""
+        return evaluation.outputs_of(self.model, inputs, self.prepare)
+
+    @cached_property
+    def embeddings(self):
+        """(N, D) of `inputs`."""
+        return self.outputs(self.inputs)[0]
+
+    @cached_property
+    def probe(self):
+        return evaluation.linear_probe(self.embeddings, self.labels)
+
+    def probabilities(self, inputs):
+        """(M, C) by the run's classifier, a column for each class, of classes it was not told of 0 or nearly 0."""
+        embeddings, logits = self.outputs(inputs)
+        if self.run.classifier == "own":
+            return torch.from_numpy(logits).softmax(1).numpy()
+        p = np.zeros_like(logits)
+        p[:, self.probe.classes_] = self.probe.predict_proba(embeddings)
+        return p
 
 
 @dataclass
@@ -98,10 +145,14 @@ def run_all(runs, setup):
 
 
 def execute(run, setup):
-    """Train and evaluate one run with one thread. The same run gives the same numbers."""
+    """Train and evaluate one run with one thread. The same run gives the same numbers.
+
+    Test images are sealed while a model is trained, and for a run judged on validation images to its end. A run that diverges
+    has the accuracy of always naming the first class, and a metric `diverged_at_step`.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
-    return _fine_tune(run, setup) if run.shots else _train_on_features(run, setup)
+    return (_fine_tune if run.shots else _train_on_features)(run, setup)
 
 
 def reported_runs(best, shots, seeds, epochs):
@@ -120,11 +171,9 @@ def write_results(folder, stage, setup, outcomes):
     embeddings/<stage>.npz holds, of the reported runs, predictions_<shots> (seeds, N) and, of seed 0, embedding_<shots>
     (up to 2,000, D) of the first test images, as float16. Returns the long table.
     """
-    folder = Path(folder)
-    for name in ("runs", "curves", "metrics", "embeddings"):
+    folder, long = Path(folder), write_runs(folder, stage, setup, outcomes)
+    for name in ("curves", "metrics", "embeddings"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    long = table(outcomes, setup)
-    long.to_csv(folder / "runs" / f"{stage}.csv", index=False, lineterminator="\n")
     curves(outcomes).to_csv(folder / "curves" / f"{stage}.csv", index=False, float_format="%.6g", lineterminator="\n")
 
     arrays, means = {}, {}
@@ -140,6 +189,14 @@ def write_results(folder, stage, setup, outcomes):
     return long
 
 
+def write_runs(folder, stage, setup, outcomes):
+    """Write the long table of outcomes to runs/<stage>.csv, and return it."""
+    path, long = Path(folder) / "runs" / f"{stage}.csv", table(outcomes, setup)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    long.to_csv(path, index=False, lineterminator="\n")
+    return long
+
+
 def extract_features(images, setup, size):
     """Embeddings (N, D) float16 of images (N, 1, H, W) by the untrained-here encoder, at size x size pixels, on all cores."""
     with parallel_config("loky", inner_max_num_threads=1):
@@ -149,7 +206,7 @@ def extract_features(images, setup, size):
 
 def frozen_batch(setup, size, seed=0):
     """Indices (size,) of random training images, their frozen features (size, D) less the mean of all, and labels (size,)."""
-    features, part = _features(setup.shared)["train"], _splits(setup.shared)["train"]
+    (features, _), part = _features(setup.dataset, setup.shared), _splits(setup.shared)["train"]
     chosen = part[torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:size]]
     return chosen, features[chosen].float() - features[part].float().mean(0), _images(setup.dataset).train_labels[chosen]
 
@@ -167,7 +224,7 @@ def table(outcomes, setup):
     for outcome in outcomes:
         run = outcome.run
         record = asdict(setup) | run.settings | {key: getattr(run, key) for key in ("learning_rate", "epochs", "classifier")}
-        record |= {"batch_size": run.batch_size or setup.batch_size, "evaluate_on": run.evaluate_on}
+        record |= {"batch_size": run.batch_size or setup.batch_size, "evaluate_on": run.evaluate_on, "optimizer": run.optimizer}
         del record["shared"], record["dataset"]
         for metric, value in outcome.metrics.items():
             identity = [run.method, run.variant, setup.dataset, run.shots or "all", run.seed, metric, value]
@@ -222,42 +279,19 @@ def draw_name(shots, seed):
 
 def _fine_tune(run, setup):
     images, splits = _images(setup.dataset), _splits(setup.shared)
-    drawn, validation = splits[draw_name(run.shots, run.seed)], splits["validation"][:1000]
-    train_images, train_labels = images.train_images[drawn], images.train_labels[drawn]
-    prepare = partial(data.plain, size=setup.image_size)
-    model = new_model(setup)
-    curve = []
-
-    def record_accuracy(_, model):
-        train_embeddings, _ = evaluation.outputs_of(model, train_images, prepare)
-        embeddings, _ = evaluation.outputs_of(model, images.train_images[validation], prepare)
-        predictions = evaluation.nearest_neighbours(train_embeddings, train_labels, embeddings)
-        curve.append(evaluation.accuracy(predictions, images.train_labels[validation]))
-
-    losses, seconds = _train(
-        run, setup, model, train_images, train_labels,
-        view=data.Augment(setup.image_size, images.flips), views=2, on_epoch=record_accuracy if run.curve else None,
-    )  # fmt: skip
-
-    if run.evaluate_on == "test":
-        eval_images, eval_labels = images.test_images, images.test_labels
-    else:
-        eval_images, eval_labels = images.train_images[validation], images.train_labels[validation]
-    train_embeddings, _ = evaluation.outputs_of(model, train_images, prepare)
-    embeddings, logits = evaluation.outputs_of(model, eval_images, prepare)
-    metrics, predictions = _measure(run, train_embeddings, train_labels.numpy(), embeddings, logits, eval_labels.numpy())
-    return _outcome(run, metrics, seconds, losses, curve, embeddings, predictions, model)
+    chosen, labels = _drawn(run, splits, images.train_labels, draw_name(run.shots, run.seed))
+    train_images, validation = images.train_images[chosen], splits["validation"][:1000]
+    trained = Trained(run, setup, new_model(setup), partial(data.plain, size=setup.image_size), train_images, labels.numpy())
+    view = (run.augment or data.Augment)(setup.image_size, images.flips)
+    held_back = images.train_images[validation], images.train_labels[validation]
+    return _finish(trained, (train_images, labels), view, views=2, validation=held_back, test=images.test)
 
 
 def _train_on_features(run, setup):
-    features, splits, images = _features(setup.shared), _splits(setup.shared), _images(setup.dataset)
-    part = splits["train"]
-    x, y = features["train"][part], images.train_labels[part]
-    if run.evaluate_on == "test":
-        eval_x, eval_y = features["test"], images.test_labels
-    else:
-        eval_x, eval_y = features["train"][splits["validation"]], images.train_labels[splits["validation"]]
-    hidden = 256
+    (features, test), images = _features(setup.dataset, setup.shared), _images(setup.dataset)
+    splits = _splits(setup.shared)
+    chosen, y = _drawn(run, splits, images.train_labels, "train")
+    x, hidden, validation = features[chosen], 256, splits["validation"]
     model = Model(feature_encoder(x.shape[1], hidden), hidden, classes=len(images.classes))
     sample = x[:5000].float()
     center, scale = sample.mean(0), sample.std()  # one scale: rare features divided by their own would dwarf the others
@@ -265,51 +299,78 @@ def _train_on_features(run, setup):
     def view(batch):
         return (batch.float() - center) / scale
 
-    losses, seconds = _train(run, setup, model, x, y, view=view, views=1)
-    some = torch.arange(len(x))[:: max(len(x) // 5000, 1)]  # for neighbours and probe, about 5,000 images say as much
-    train_embeddings, _ = evaluation.outputs_of(model, x[some], view)
-    embeddings, logits = evaluation.outputs_of(model, eval_x, view)
-    metrics, predictions = _measure(run, train_embeddings, y[some].numpy(), embeddings, logits, eval_y.numpy())
-    return _outcome(run, metrics, seconds, losses, [], embeddings, predictions, model)
+    some = slice(None, None, max(len(x) // 5000, 1))  # for neighbours and probe, about 5,000 images say as much
+    trained = Trained(run, setup, model, view, x[some], y[some].numpy())
+    held_back = features[validation], images.train_labels[validation]
+    return _finish(trained, (x, y), view, views=1, validation=held_back, test=test)
 
 
-def _outcome(run, metrics, seconds, losses, curve, embeddings, predictions, model):
-    kept = {"embeddings": embeddings, "model": model} if run.keep else {}
-    return Outcome(run, metrics, seconds, losses, curve, predictions, **kept)
+def _drawn(run, splits, labels, name):
+    if run.draw:
+        return run.draw(splits, labels, run.seed)
+    return splits[name], labels[splits[name]]
 
 
-def _train(run, setup, model, images, labels, **how):
-    return train(
-        model, run.objective, images, labels, epochs=run.epochs, batch_size=run.batch_size or setup.batch_size,
-        learning_rate=run.learning_rate, weight_decay=setup.weight_decay, seed=run.seed, mix=run.mix, **how,
-    )  # fmt: skip
+def _finish(trained, drawn, view, views, validation, test):
+    """Train the new model of `trained` on drawn (images, labels), then measure it."""
+    run, curve, metrics = trained.run, [], {}
+
+    def on_epoch(epoch, _):
+        now = replace(trained)  # without what was computed from the model of an earlier epoch
+        if run.curve:
+            curve.append(evaluation.accuracy(_neighbours(now, now.outputs(validation[0])[0]), validation[1]))
+        if run.watch:
+            metrics.update({f"{name}, epoch {epoch}": value for name, value in run.watch(now, *validation).items()})
+
+    with test.sealed("training"):
+        try:
+            losses, seconds = train(
+                trained.model, run.objective, *drawn, view=view, views=views, epochs=run.epochs,
+                batch_size=run.batch_size or trained.setup.batch_size, learning_rate=run.learning_rate,
+                weight_decay=trained.setup.weight_decay, seed=run.seed, optimizer=run.optimizer, mix=run.mix,
+                on_epoch=on_epoch if run.curve or run.watch else None,
+            )  # fmt: skip
+        except Diverged as error:
+            losses, seconds, curve = [], 0.0, []
+            metrics["diverged_at_step"] = error.step
+    if run.evaluate_on == "test":
+        kept, measured, predictions = _measure(trained, *test.open("the final evaluation of a run"), metrics)
+    else:
+        with test.sealed("a run that is judged on validation images"):
+            kept, measured, predictions = _measure(trained, *validation, metrics)
+    kept = {"embeddings": kept, "model": trained.model} if run.keep else {}
+    return Outcome(run, measured | metrics, seconds, losses, curve, predictions, **kept)
 
 
-def _measure(run, train_embeddings, train_labels, embeddings, logits, labels):
-    """Metrics and predictions; of a trial only the accuracy that it is chosen by."""
-    trial = run.evaluate_on == "validation"
-    if trial and run.classifier == "own":
-        predictions = logits.argmax(1)
-        return {"accuracy": evaluation.accuracy(predictions, labels)}, predictions
-    probe = evaluation.linear_probe(train_embeddings, train_labels, embeddings)
-    predictions = {"own": logits.argmax(1), "probe": probe}[run.classifier]
-    accuracy = evaluation.accuracy(predictions, labels)
-    if trial:
-        return {"accuracy": accuracy}, predictions
-    neighbours = evaluation.nearest_neighbours(train_embeddings, train_labels, embeddings)
-    metrics = {
-        "accuracy": accuracy,
-        "probe_accuracy": evaluation.accuracy(probe, labels),
-        "neighbour_accuracy": evaluation.accuracy(neighbours, labels),
-    }
-    return metrics | evaluation.geometry(embeddings, labels), predictions
+def _measure(trained, inputs, labels, so_far):
+    """Embeddings, metrics and predictions, on images of the classes trained on; of a trial only the accuracy that it is chosen
+    by."""
+    run = trained.run
+    seen = torch.from_numpy(np.isin(labels, trained.labels))
+    inputs, labels = inputs[seen], labels[seen].numpy()
+    if "diverged_at_step" in so_far:
+        predictions = np.full_like(labels, trained.labels.min())
+        return None, {"accuracy": evaluation.accuracy(predictions, labels)}, predictions
+    embeddings, logits = trained.outputs(inputs)
+    predictions = logits.argmax(1) if run.classifier == "own" else trained.probe.predict(embeddings)
+    metrics = {"accuracy": evaluation.accuracy(predictions, labels)}
+    if run.evaluate_on == "test":
+        metrics["probe_accuracy"] = evaluation.accuracy(trained.probe.predict(embeddings), labels)
+        metrics["neighbour_accuracy"] = evaluation.accuracy(_neighbours(trained, embeddings), labels)
+        metrics |= evaluation.geometry(embeddings, labels)
+    return embeddings, metrics | (run.also(trained, inputs, labels) if run.also else {}), predictions
+
+
+def _neighbours(trained, embeddings):
+    return evaluation.nearest_neighbours(trained.embeddings, trained.labels, embeddings)
 
 
 def _progress_line(done, total, outcome):
     run = outcome.run
     size = f"{run.shots} per class" if run.shots else "all images"
     accuracy = f"{outcome.metrics['accuracy']:5.1f} % on {run.evaluate_on}"
-    return f"{done:3d}/{total} {run.method} {run.variant}, {size}, seed {run.seed}: {accuracy}"
+    diverged = f", DIVERGED at step {step}" if (step := outcome.metrics.get("diverged_at_step")) else ""
+    return f"{done:3d}/{total} {run.method} {run.variant}, {size}, seed {run.seed}: {accuracy}{diverged}"
 
 
 @lru_cache(1)
@@ -324,9 +385,10 @@ def _splits(shared):
 
 
 @lru_cache(1)
-def _features(shared):
-    parts = ("train", "test")
-    return {part: torch.from_numpy(np.load(_written_by_01_data(shared, f"features_{part}.npy"))) for part in parts}
+def _features(dataset, shared):
+    """Frozen features of the training images, and of the test images with their labels, held out as these are."""
+    train, test = (torch.from_numpy(np.load(_written_by_01_data(shared, f"features_{part}.npy"))) for part in ("train", "test"))
+    return train, data.HeldOut(test, _images(dataset).test.open("labels of their features")[1])
 
 
 def _written_by_01_data(shared, name):

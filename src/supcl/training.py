@@ -2,10 +2,28 @@
 
 import math
 import time
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+
+OPTIMIZERS = {
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "rmsprop": partial(torch.optim.RMSprop, momentum=0.9),
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+}
+
+
+class Diverged(FloatingPointError):
+    """A loss that is not finite, at `step` (from 1) of training."""
+
+    def __init__(self, loss, step, learning_rate):
+        super().__init__(loss, step, learning_rate)
+        self.loss, self.step, self.learning_rate = loss, step, learning_rate
+
+    def __str__(self):
+        return f"loss is {self.loss} at step {self.step} with learning rate {self.learning_rate}."
 
 
 class Batch(NamedTuple):
@@ -27,6 +45,7 @@ def train(
     learning_rate,
     weight_decay,
     seed,
+    optimizer="adamw",
     mix=None,
     on_epoch=None,
 ):
@@ -35,16 +54,17 @@ def train(
     objective  (Outputs, Batch) -> scalar loss.
     images     (N, ...) tensor of any type that `view` takes; labels (N,) integers.
     view       images (B, ...) -> inputs of the model; called once for each of the `views` views of a batch.
+    optimizer  a name in OPTIMIZERS.
     mix        (inputs (B, ...), labels (B,)) -> (inputs, label_distributions (B, C)), once per view; None leaves images
                alone and labels one-hot.
     on_epoch   called with (epoch from 1, model in eval mode) after each epoch.
 
-    AdamW, one-cycle schedule (10 % warm-up, then cosine). An epoch has N // batch_size steps, at least one; the images left
-    over sit out until the next shuffle. Order depends on the seed alone, so methods are compared on the same batches.
-    Raises FloatingPointError at the first loss that is not finite.
+    One-cycle schedule of the learning rate (10 % warm-up, then cosine). An epoch has N // batch_size steps, at least one; the
+    images left over sit out until the next shuffle. Order depends on the seed alone, so methods are compared on the same
+    batches. Raises Diverged at the first loss that is not finite.
     """
     steps = max(len(images) // batch_size, 1)
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
+    optimizer = OPTIMIZERS[optimizer](model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps * epochs + 1, pct_start=0.1, cycle_momentum=False
     )
@@ -53,11 +73,12 @@ def train(
     for epoch in range(1, epochs + 1):
         model.train()
         total, start = 0.0, time.perf_counter()
-        for chosen in torch.randperm(len(images), generator=order)[: steps * batch_size].split(batch_size):
+        chosen_images = torch.randperm(len(images), generator=order)[: steps * batch_size].split(batch_size)
+        for step, chosen in enumerate(chosen_images, 1 + steps * (epoch - 1)):
             batch = make_batch(images[chosen], labels[chosen], view, views, mix, classes=model.classifier.out_features)
             loss = objective(model(batch.inputs), batch)
             if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"loss is {loss.item()} in epoch {epoch} at learning rate {learning_rate}.")
+                raise Diverged(loss.item(), step, learning_rate)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,0 +1,63 @@
+"""The methods as they were reported, for stages that change one thing about them: each with the settings that its own notebook
+chose on validation images, read back from that notebook's table of runs."""
+
+import inspect
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch.nn.functional as F
+
+from supcl.experiment import Run
+from supcl.losses import clce_loss, supcon_loss
+
+STAGES = {"CE": "02_cross_entropy", "SupCon": "03_supcon", "SCHaNe": "04_schane", "CLCE": "05_clce"}
+
+
+def as_reported(results, method):
+    """The reported Run of a method, seed 0, at its smallest number of shots. Others are made from it:
+    dataclasses.replace(as_reported(out, "CE"), variant="noise 0.2", seed=3, ...). Settings of the objective itself are changed by
+    with_settings."""
+    path = Path(results) / "runs" / f"{STAGES[method]}.csv"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing. {path.stem} writes it: run that notebook with the same `results` first.")
+    runs = pd.read_csv(path)
+    reported = runs[(runs.method == method) & (runs.variant == "main") & (runs.seed == 0)]
+    row = reported.loc[reported.shots.astype(int).idxmin()]
+    record = json.loads(row.settings)
+    of_run = {name: record[name] for name in ("learning_rate", "epochs", "classifier")}
+    run = Run(method, "main", OBJECTIVES[method], int(row.shots), seed=0, **of_run)
+    return with_settings(run, **{name: record[name] for name in _settings_of(method)})
+
+
+def with_settings(run, **settings):
+    """The run with some settings of its objective changed, in the objective and in the record."""
+    settings, known = run.settings | settings, _settings_of(run.method)
+    if unknown := settings.keys() - set(known):
+        raise TypeError(f"{run.method} has no setting {', '.join(sorted(unknown))}; expected {', '.join(known)}.")
+    return replace(run, objective=partial(OBJECTIVES[run.method], **settings), settings=settings)
+
+
+def cross_entropy(outputs, batch, *, label_smoothing):
+    return F.cross_entropy(outputs.logits, batch.labels, label_smoothing=label_smoothing)
+
+
+def supcon(outputs, batch, *, temperature, form):
+    return supcon_loss(outputs.projection, batch.labels, temperature=temperature, form=form)
+
+
+def schane(outputs, batch, *, weight, temperature, hardness, positives, applied_to):
+    """SCHaNe's released objective, and CLCE's: (1 - weight) * cross-entropy + weight * contrastive."""
+    embeddings = getattr(outputs, applied_to)
+    settings = {"weight": weight, "temperature": temperature, "hardness": hardness, "positives": positives}
+    return clce_loss(outputs.logits, embeddings, batch.labels, **settings)
+
+
+OBJECTIVES = {"CE": cross_entropy, "SupCon": supcon, "SCHaNe": schane, "CLCE": schane}
+
+
+def _settings_of(method):
+    parameters = inspect.signature(OBJECTIVES[method]).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
