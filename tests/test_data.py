@@ -70,6 +70,27 @@ def test_draw_from_a_pool_that_lacks_a_class_names_the_class():
         data.few_shot_draw(labels, torch.arange(14), 1, seed=0)
 
 
+# Held-out images
+
+
+def test_held_out_images_come_out_for_a_purpose_that_is_recorded():
+    held_out = data.HeldOut(torch.arange(3), torch.tensor([0, 1, 0]))
+    images, labels = held_out.open("a test")
+    assert images.tolist() == [0, 1, 2] and labels.tolist() == [0, 1, 0] and len(held_out) == 3
+    assert held_out.opened == ["a test"]
+
+
+def test_held_out_images_stay_in_while_sealed_also_by_two():
+    held_out = data.HeldOut(torch.arange(3), torch.arange(3))
+    with held_out.sealed("tuning"):
+        with held_out.sealed("training"), pytest.raises(PermissionError, match=r"\(a look\) during training"):
+            held_out.open("a look")
+        with pytest.raises(PermissionError, match="during tuning"):
+            held_out.open("a look")
+    assert held_out.opened == []
+    held_out.open("the end")
+
+
 # Datasets
 
 
@@ -188,18 +209,27 @@ def test_augmentation_never_turns_images_upside_down():
     assert not mirrored(data.Augment(16, flips=True)(RISING.mT).mT).any()
 
 
-def test_crops_keep_50_to_100_percent_of_the_area():
+@pytest.mark.parametrize("settings, smallest", [({}, 0.5), ({"smallest": 0.2}, 0.2), ({"smallest": 0.8}, 0.8)])
+def test_crops_keep_at_least_the_smallest_share_of_the_area(settings, smallest):
     """On a ramp the range of values tells how much of the width, or height, is left."""
     areas = []
     for seed in range(4):
         kept = []
         for images in (RISING, RISING.mT):
             torch.manual_seed(seed)
-            out = data.Augment(64, flips=False)(images).flatten(1)
+            out = data.Augment(64, flips=False, **settings)(images).flatten(1)
             kept.append((out.amax(1) - out.amin(1)) / (252 / 255))
         areas.append(kept[0] * kept[1])
     areas = torch.cat(areas)
-    assert 0.45 < areas.min() < 0.6 and 0.85 < areas.max() <= 1.001
+    assert smallest - 0.05 < areas.min() < smallest + 0.1 and 0.85 < areas.max() <= 1.001
+
+
+def test_jitter_changes_the_brightness_of_each_image_by_its_own_amount():
+    flat = torch.full((50, 1, 8, 8), 128, dtype=torch.uint8)
+    torch.manual_seed(0)
+    assert torch.allclose(data.Augment(8, flips=False)(flat), torch.tensor(128 / 255))
+    means = data.Augment(8, flips=False, jitter=0.3)(flat).mean((1, 2, 3))
+    assert means.std() > 0.05 and means.unique().numel() > 40 and 0.1 < means.min() and means.max() <= 1
 
 
 def test_plain_of_the_same_size_only_scales_to_0_1():

@@ -1,6 +1,7 @@
 """The loop learns, repeats and hands every method the same batches; encoders load what they should; runs give their rows."""
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from supcl import data, evaluation, experiment
 from supcl.encoder import ImageEncoder, Model, Outputs, _from_package, feature_encoder
 from supcl.experiment import Outcome, Run, Setup, best_trial, execute
 from supcl.losses import genscl_loss, supcon_loss
-from supcl.training import Batch, make_batch, train
+from supcl.training import OPTIMIZERS, Batch, Diverged, make_batch, train
 
 
 def cross_entropy(outputs, batch):
@@ -146,16 +147,29 @@ def test_on_epoch_gets_every_epoch_and_the_model_in_eval_mode_and_training_goes_
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_loss_that_is_not_finite_stops_training_and_names_the_epoch(bad):
+def test_loss_that_is_not_finite_stops_training_and_names_the_step(bad):
     steps = []
 
     def objective(outputs, batch):
         steps.append(1)
         return cross_entropy(outputs, batch) * (bad if len(steps) == 9 else 1)  # six steps an epoch
 
-    with pytest.raises(FloatingPointError, match=f"loss is {bad} in epoch 2 at learning rate 0.01"):
+    with pytest.raises(Diverged, match=f"loss is {bad} at step 9 with learning rate 0.01") as caught:
         train_toy(objective)
-    assert len(steps) == 9
+    assert len(steps) == caught.value.step == 9
+    assert pickle.loads(pickle.dumps(caught.value)).step == 9  # as it comes from a worker
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_solves_the_toy_problem(name):
+    rate = {"adamw": 0.01, "rmsprop": 0.001, "sgd": 0.1}[name]
+    model, _ = train_toy(cross_entropy, n=1000, optimizer=name, learning_rate=rate)
+    assert toy_accuracy(model, "classifier") > 90
+
+
+def test_optimizers_take_different_steps():
+    losses = [train_toy(cross_entropy, epochs=1, optimizer=name)[1] for name in OPTIMIZERS]
+    assert len({loss for (loss,) in losses}) == len(OPTIMIZERS)
 
 
 def test_batch_is_view_after_view_with_labels_repeated():
@@ -396,6 +410,139 @@ def test_recording_a_curve_has_a_point_per_epoch_and_changes_nothing(setup):
     assert done.metrics == execute(FEW, setup).metrics
 
 
+# What a run may change
+
+
+@pytest.mark.parametrize("run", [FEW, FEATURES], ids=["few shot", "features"])
+def test_a_draw_decides_on_images_told_labels_and_the_classes_of_the_test(setup, run):
+    """Three classes, half of the labels of one told wrongly."""
+    told, digits = [], data.load("digits")
+
+    def draw(splits, labels, seed):
+        chosen = torch.cat([splits["train"][labels[splits["train"]] == c][: 10 + seed] for c in (1, 4, 7)])
+        wrong = labels[chosen].clone()
+        wrong[:5] = 7
+        told.append((chosen, wrong))
+        return chosen, wrong
+
+    def objective(outputs, batch):
+        assert set(batch.labels.tolist()) <= {1, 4, 7}
+        return cross_entropy(outputs, batch)
+
+    done = execute(replace(run, draw=draw, objective=objective, seed=2, batch_size=18, keep=True), setup)
+    ((chosen, _),) = told
+    assert len(chosen) == 36
+    assert len(done.predictions) == np.isin(digits.test.open("test")[1], [1, 4, 7]).sum() == len(done.embeddings)
+
+
+def test_augment_takes_the_place_of_the_views(setup):
+    sizes = []
+
+    def blank(size, flips):
+        def view(images):
+            sizes.append((size, flips, len(images)))
+            return torch.zeros(len(images), 1, size, size)
+
+        return view
+
+    done = execute(replace(FEW, augment=blank, objective=cross_entropy, classifier="own"), setup)
+    assert set(sizes) == {(32, False, 32)} and len(sizes) == 4
+    assert done.metrics["accuracy"] < 30
+
+
+def test_also_measures_the_evaluated_images_with_the_trained_model(setup):
+    def also(trained, inputs, labels):
+        embeddings, logits = trained.outputs(inputs)
+        assert not trained.model.training and len(trained.inputs) == len(trained.labels) == 50
+        assert np.array_equal(trained.embeddings, trained.outputs(trained.inputs)[0])
+        p = trained.probabilities(inputs)
+        assert p.shape == (450, 10) and np.allclose(p.sum(1), 1, atol=1e-5)
+        return {"again": evaluation.accuracy(p.argmax(1), labels)}
+
+    for classifier in ("own", "probe"):
+        metrics = execute(replace(FEW, also=also, classifier=classifier), setup).metrics
+        assert metrics["again"] == metrics["accuracy"] and list(metrics) == [*METRICS, "again"]
+
+
+def test_probabilities_of_classes_that_were_not_told_are_zero_with_a_probe(setup):
+    def also(trained, inputs, labels):
+        assert not trained.probabilities(inputs)[:, [0, 2, 3, 5, 6, 7, 8, 9]].any()
+        return {}
+
+    def draw(splits, labels, seed):
+        chosen = splits["train"][(labels[splits["train"]] == 1) | (labels[splits["train"]] == 4)]
+        return chosen, labels[chosen]
+
+    execute(replace(FEW, also=also, draw=draw), setup)
+
+
+def test_watch_sees_the_model_of_every_epoch_on_validation_images_and_changes_nothing(setup):
+    def watch(trained, inputs, labels):
+        return {"images": len(labels), "spread": float(trained.embeddings.std())}
+
+    metrics = execute(replace(FEW, watch=watch), setup).metrics
+    assert metrics["images, epoch 1"] == metrics["images, epoch 2"] == 200
+    assert metrics["spread, epoch 1"] != metrics["spread, epoch 2"]
+    assert {name: metrics[name] for name in METRICS} == execute(FEW, setup).metrics
+
+
+@pytest.mark.parametrize("run", [FEW, FEATURES], ids=["few shot", "features"])
+def test_a_run_that_diverges_is_a_result_with_the_step_where_it_did(setup, run):
+    steps = []
+
+    def objective(outputs, batch):
+        steps.append(1)
+        return cross_entropy(outputs, batch) * (float("nan") if len(steps) == 2 else 1)
+
+    done = execute(replace(run, objective=objective, curve=True, keep=True), setup)
+    assert done.metrics == {"accuracy": done.metrics["accuracy"], "diverged_at_step": 2}
+    assert 5 < done.metrics["accuracy"] < 15 and not done.predictions.any()
+    assert done.losses == done.curve == [] and len(experiment.curves([done])) == 0
+
+
+# The test images
+
+
+@pytest.fixture
+def openings(setup, monkeypatch):
+    """What test images, and test features, are opened for from now on."""
+    digits = data.load("digits")
+    opened = {"images": digits.test.opened, "features": []}
+    held_out = data.HeldOut(torch.from_numpy(np.load(f"{setup.shared}/features_test.npy")), digits.test.open("labels")[1])
+    held_out.opened = opened["features"]
+    features = torch.from_numpy(np.load(f"{setup.shared}/features_train.npy"))
+    digits.test.opened.clear()
+    monkeypatch.setattr(experiment, "_images", lambda dataset: digits)
+    monkeypatch.setattr(experiment, "_features", lambda dataset, shared: (features, held_out))
+    return opened
+
+
+@pytest.mark.parametrize("run, kind", [(FEW, "images"), (FEATURES, "features")], ids=["few shot", "features"])
+def test_test_images_are_opened_once_for_the_final_evaluation_and_never_by_a_trial(setup, openings, run, kind):
+    execute(replace(run, evaluate_on="validation"), setup)
+    assert openings == {"images": [], "features": []}
+    execute(run, setup)
+    assert openings == {"images": [], "features": []} | {kind: ["the final evaluation of a run"]}
+
+
+@pytest.mark.parametrize("run", [FEW, replace(FEW, evaluate_on="validation")], ids=["reported", "trial"])
+def test_asking_for_test_images_during_training_is_refused(setup, openings, run):
+    def objective(outputs, batch):
+        experiment._images("digits").test.open("a look")
+
+    with pytest.raises(PermissionError, match=r"test images asked for \(a look\) during training"):
+        execute(replace(run, objective=objective), setup)
+    assert openings["images"] == []
+
+
+def test_a_trial_is_refused_test_images_to_its_end(setup, openings):
+    def also(trained, inputs, labels):
+        experiment._images("digits").test.open("a look")
+
+    with pytest.raises(PermissionError, match="during a run that is judged on validation images"):
+        execute(replace(FEW, also=also, evaluate_on="validation"), setup)
+
+
 @pytest.mark.parametrize("run, file", [(FEW, "splits.npz"), (FEATURES, "features_train.npy")], ids=["few shot", "features"])
 def test_a_missing_file_says_which_notebook_writes_it(setup, tmp_path, run, file):
     with pytest.raises(FileNotFoundError, match=f"{file} is missing. 01_data writes it"):
@@ -498,7 +645,7 @@ def test_batch_fields_are_those_methods_rely_on():
     assert Outputs._fields == ("embedding", "projection", "logits")
 
 
-@pytest.mark.parametrize("wrong", [{"classifier": "prob"}, {"evaluate_on": "Test"}])
+@pytest.mark.parametrize("wrong", [{"classifier": "prob"}, {"evaluate_on": "Test"}, {"optimizer": "adam"}])
 def test_a_run_refuses_what_it_does_not_know(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong.values()))):
         experiment.Run("CE", "main", None, shots=1, seed=0, learning_rate=0.1, epochs=1, **wrong)
