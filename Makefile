@@ -32,7 +32,7 @@ test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at t
 	ruff check .
 	ruff format --check .
 	pytest tests
-	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg notebooks
+	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg $$(python -m supcl.pipeline list)
 
 bench: $(READY)  ## time and memory of the losses beside other implementations
 	python -m supcl.benchmark

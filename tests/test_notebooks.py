@@ -1,7 +1,6 @@
 """The notebooks' form: what a reader and the pipeline may rely on. That they run and repeat is nbval's to check."""
 
 import ast
-import re
 
 import nbformat
 import pytest
@@ -33,8 +32,14 @@ def parameters_cell(notebook):
     return cell
 
 
-def test_every_notebook_is_a_stage():
-    assert [stage for stage in STAGES if re.match(r"\d\d_", stage)] == pipeline.NOTEBOOKS
+def test_every_notebook_is_a_stage_after_those_it_reads_from():
+    assert sorted(pipeline.NOTEBOOKS) == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    written = {}
+    for stage in pipeline.NOTEBOOKS:
+        results = [dep for dep in STAGES[stage]["deps"] if dep.startswith("results/")]
+        assert all(dep in written for dep in results), stage
+        outs = STAGES[stage]["outs"] + STAGES[stage].get("metrics", [])
+        written |= {out if isinstance(out, str) else next(iter(out)): stage for out in outs}
 
 
 def test_every_notebook_has_a_clean_copy():

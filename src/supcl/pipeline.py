@@ -5,6 +5,7 @@ run NAME         papermill runs the clean copy with its parameters from params.y
 paper            compile paper/paper.typ
 refresh [NAME]   run source notebooks in place with their own defaults, so that stored outputs match the code
 smoke FOLDER     the whole pipeline at toy size in a copy of the project
+list             the notebooks, each after those whose results it reads
 readme           put the tables of results/ into README.md
 summary          where the results are, and how long each stage took when it last ran here
 """
@@ -35,7 +36,8 @@ WRITTEN = {
 }
 # What `smoke` makes smaller than the notebooks' defaults, where a notebook has such a parameter.
 SMALLER = {"shots": [5], "seeds": [2], "epochs": [1], "sweep_seeds": 1, "map_images": 100}
-NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+NOTEBOOKS = [stage for stage in STAGES if (ROOT / "notebooks" / f"{stage}.ipynb").exists()]  # each after those it reads from
 # What papermill and its engine leave in an executed notebook that differs from run to run.
 VOLATILE = ["metadata.papermill", "metadata.language_info", "cell.metadata.papermill", "cell.metadata.execution"]
 
@@ -224,7 +226,7 @@ def _write(notebook, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["clean", "run", "paper", "refresh", "smoke", "readme", "summary"])
+    parser.add_argument("command", choices=["clean", "run", "paper", "refresh", "list", "smoke", "readme", "summary"])
     parser.add_argument("argument", nargs="?")
     options = parser.parse_args()
     start = time.perf_counter()
@@ -233,6 +235,8 @@ def main():
             refresh(name)
     elif options.argument:
         globals()[options.command](options.argument)
+    elif options.command == "list":
+        print(*(f"notebooks/{name}.ipynb" for name in NOTEBOOKS))
     else:
         globals()[options.command]()
     if options.command in ("run", "paper"):
