@@ -91,9 +91,10 @@ def random_batch(n=10, dim=5, labels=None, seed=0, **settings):
 
 
 def close(value, expected, batch, dtype=torch.float64):
-    """Equal to 1e-5 in float32 and 1e-10 in float64, plus the rounding of the exponents (1 + hardness) / temperature."""
+    """Equal to 1e-5 in float32 and 1e-10 in float64, plus the rounding of sums of exponentials and of their exponents, which
+    are up to (1 + hardness) / temperature."""
     relative = {torch.float32: 1e-5, torch.float64: 1e-10}[dtype]
-    rounding = 4 * torch.finfo(dtype).eps * (1 + batch.hardness) / batch.temperature
+    rounding = 4 * torch.finfo(dtype).eps * (1 + (1 + batch.hardness) / batch.temperature)
     return float(value) == pytest.approx(float(expected), rel=relative, abs=rounding)
 
 

@@ -87,7 +87,7 @@ def test_more_rows_than_the_default_tile():
 
 
 @pytest.mark.parametrize("tile, tiles", [(1, 9), (2, 3), (3, 3), (100, 1)])
-def test_tiles_are_at_most_as_large_as_given_and_do_not_split_a_class_that_fits(tile, tiles, monkeypatch):
+def test_tiles_are_at_most_as_large_as_given_and_visited_only_with_pairs(tile, tiles, monkeypatch):
     shapes = []
     addmm = torch.addmm
 

@@ -177,17 +177,6 @@ def test_verdict_takes_other_words():
     assert tables.verdict(7, 3, 11, "%", "slower", "faster") == "slower by 7.0 % (95 % interval +3.0 to +11.0)"
 
 
-def test_comparisons_count_intervals_that_exclude_zero():
-    def with_noise(stage, gain, noise):
-        made = rows(stage, shots=[20], gain=gain)
-        return made.assign(value=made.value + noise * np.repeat([-1, 0, 1], len(METRICS)))
-
-    # half widths: t(0.975, 2) / sqrt(3) = 2.48 x noise, and 4.42 x noise when four hold together
-    made = {"02_cross_entropy": (0, 0), "03_supcon": (1, 0.3), "04_schane": (2, 0.3), "05_clce": (0.1, 1), "06_genscl": (-0.5, 1)}
-    runs = pd.concat([with_noise(stage, *how) for stage, how in made.items()])
-    assert report.comparisons(runs) == {"count": 4, "apart": 2, "apart_together": 1}
-
-
 def test_curves_are_relative_to_each_runs_first_epoch(curves):
     summary = report.curve_summary(curves)
     at = summary[(summary.method == "CLCE") & (summary.shots == 20)].set_index(["metric", "epoch"])
@@ -327,3 +316,34 @@ def test_axes_of_percentages_end_at_0_and_100(runs):
     left, right = report.results_figure(table).axes
     assert left.get_xlim() == (0, 100)
     assert right.get_xlim()[0] < 0
+
+
+def claim(name, verdict, after_holm, effect=1.26, low=0.03, high=2.5, kind="effect", margin=0.0, unit="points", runs=5):
+    row = {"id": name, "paper": name[0], "claim": f"claim {name}", "verdict": verdict, "after_holm": after_holm, "over": "s"}
+    return row | {"effect": effect, "low": low, "high": high, "kind": kind, "margin": margin, "unit": unit, "runs": runs}
+
+
+def test_claims_figure_has_a_row_for_each_claim_with_its_mark_and_numbers():
+    opened = "inconclusive at this size"
+    ledger = pd.DataFrame(
+        [
+            claim("A1", "supported", "supported"),
+            claim("A2", "contradicted", opened, -0.4, -0.8, -0.002),
+            claim("A3", opened, opened, 0.5, np.nan, np.nan, runs=1),
+            claim("B1", "supported", "supported", 2.0, 1.0, 3.0, "at most", 5.0, "%"),
+            claim("B2", "verified", "verified", 3e-15, np.nan, np.nan, "exact", 1e-10, "relative"),
+            claim("B3", "supported", "supported", 0.02, 0.01, 0.03, unit="cosine"),
+        ]
+    )
+    fig = report.claims_figure(ledger)
+    assert text_of(fig) >= {
+        "claim A1", "+1.26 (+0.03 to +2.50) points", "−0.400 (−0.800 to −0.002) points", "+0.5 (one pair) points",
+        "2.0 (1.0 to 3.0) %, limit 5", "off by 3e-15 at most (5 s)", "1 supported, 1 contradicted, 1 inconclusive",
+        "2 supported, 1 verified",
+    }  # fmt: skip
+    (ax,) = fig.axes
+    at = {line.get_marker(): line for line in ax.lines if line.get_transform() == ax.transData and line.get_marker() != "None"}
+    drawn = [(line.get_marker(), line.get_xdata()[0]) for line in ax.lines if line.get_markersize() == 3.5]
+    assert_allclose([x for _, x in drawn], [1.26, -0.4, 0.5, 3.0, 2.0])  # B1: below its limit is for the claim; B3: hundredths
+    assert [marker for marker, _ in drawn] == ["^", "v", "o", "^", "^"]
+    assert at["v"].get_markerfacecolor() == "white" and at["^"].get_markerfacecolor() != "white"

@@ -42,7 +42,7 @@ def supcon_loss(embeddings, labels, *, temperature=0.1, form="out", contrasts=No
     Returns a scalar. Raises ValueError where shapes, dtypes, values or settings do not fit.
     """
     _check_choice("form", form, {"out": "log outside the mean, Eq. 2", "in": "inside, Eq. 3"})
-    _check_number("temperature", temperature, "a number > 0, for example 0.1", lambda t: t > 0)
+    _check_temperature(temperature)
     batch = _LabelledBatch(embeddings, labels, contrasts, contrast_labels, offset, tile)
     if form == "out":
         (log_all,) = batch.logsumexp(temperature, ("others", 1))
@@ -82,7 +82,7 @@ def schane_loss(
     """
     _check_choice("positives", positives, {"mean": "released SCHaNe", "sum": "the other reading"})
     _check_number("hardness", hardness, "a number >= 0, where 0 means no hard negatives", lambda h: h >= 0)
-    _check_number("temperature", temperature, "a number > 0, for example 0.1", lambda t: t > 0)
+    _check_temperature(temperature)
     batch = _LabelledBatch(embeddings, labels, contrasts, contrast_labels, offset, tile)
     log_hard, log_weights, log_positive = batch.logsumexp(
         temperature, ("negatives", 1 + hardness), ("negatives", hardness), ("positives", 1)
@@ -168,7 +168,7 @@ def genscl_loss(
     contrasts            (M, D), contrast_distributions (M, C), offset, tile: see the top of this module.
     Returns a scalar. Raises ValueError where shapes, dtypes or values do not fit.
     """
-    _check_number("temperature", temperature, "a number > 0, for example 0.1", lambda t: t > 0)
+    _check_temperature(temperature)
     batch = _Batch(embeddings, contrasts, offset, tile)
     q = _distributions("label_distributions", label_distributions, "embeddings", batch.anchors)
     p = q
@@ -179,7 +179,7 @@ def genscl_loss(
                 f"contrast_distributions has {p.shape[1]} columns; expected {q.shape[1]}, those of label_distributions."
             )
     total, attraction = _similarity_sums(q, p, batch)
-    if len(total) and total.amin() < 0.1:  # little is left after subtraction: float32 would lose its digits
+    if len(total) and total.amin().item() < 0.1:  # little is left after subtraction: float32 would lose its digits
         total, attraction = _similarity_sums(q.double(), p.double(), batch)
         batch.kept = total > 1e-10
     log_positive = (batch.of_kept(attraction) / (batch.of_kept(total) * temperature)).to(batch.anchors.dtype)
@@ -192,12 +192,11 @@ def _similarity_sums(q, p, batch):
     contrasts sum_j c_ij = q_i . sum_j p_j and sum_j c_ij z_j = q_i^T (P^T Z)."""
     z, contrasts = batch.anchors.to(q.dtype), batch.contrasts.to(q.dtype)
     with torch.autocast(q.device.type, enabled=False):
-        total, attraction = q @ p.sum(0), (z * (q @ (p.T @ contrasts))).sum(1)
-    if batch.own is None:
-        return total, attraction
-    c_ii = (q * p[batch.own]).sum(1)
-    own = (z * z).sum(1).detach()  # the length of z is fixed: no gradient
-    return total - c_ii, attraction - c_ii * own
+        total, pull = q @ p.sum(0), q @ (p.T @ contrasts)
+    if batch.own is not None:
+        c_ii = (q * p[batch.own]).sum(1)
+        total, pull = total - c_ii, torch.addcmul(pull, c_ii[:, None], z.detach(), value=-1)
+    return total, (z * pull).sum(1)
 
 
 def tcl_loss(
@@ -227,7 +226,7 @@ def tcl_loss(
     contrasts    (M, D), contrast_labels (M,), offset, tile: see the top of this module.
     Returns a scalar. Raises ValueError where shapes, dtypes, values or settings do not fit.
     """
-    _check_number("temperature", temperature, "a number > 0, for example 0.1", lambda t: t > 0)
+    _check_temperature(temperature)
     _check_number("k1", k1, "a number >= 0", lambda k: k >= 0)
     _check_number("k2", k2, "a number >= 0", lambda k: k >= 0)
     batch = _LabelledBatch(embeddings, labels, contrasts, contrast_labels, offset, tile)
@@ -347,7 +346,7 @@ class _LabelledBatch(_Batch):
         self.arguments |= {"labels": self.classes, "contrast_labels": self.contrast_classes}
         smallest = 1 if self.own is None else 2  # class with a positive for its members
         sizes = self.sizes.index_select(0, self.classes)
-        if len(labels) and self.sizes.amin() < smallest:
+        if len(labels) and self.sizes.amin().item() < smallest:
             self.kept = sizes >= smallest
         self.class_sizes = self.of_kept(sizes).to(self.anchors.dtype)
 
@@ -399,6 +398,10 @@ def _check_number(name, value, expected, fits):
         raise ValueError(f"{name} is {value}; expected {expected}.")
 
 
+def _check_temperature(temperature):
+    _check_number("temperature", temperature, "a number > 0, for example 0.1", lambda t: t > 0)
+
+
 def _given_together(name, labels, contrasts):
     if (labels is None) != (contrasts is None):
         given, missing = ("contrasts", name) if labels is None else (name, "contrasts")
@@ -413,7 +416,7 @@ def _distributions(name, q, of, embeddings):
             f"{name} has {_found(q)}; expected ({len(embeddings)}, classes) real numbers, a row for each of {of}. "
             "With integer labels: torch.nn.functional.one_hot(labels, classes)."
         )
-    if q.numel() and q.amin() < 0:
+    if q.numel() and q.amin().item() < 0:
         raise ValueError(f"{name} has negative entries; expected probabilities (logits need a softmax).")
     return _unit_rows(name, q).to(embeddings.dtype)
 
@@ -429,12 +432,15 @@ def _upcast(x):
 def _unit_rows(name, x):
     """Rows to length one in float32 or float64; zero rows stay zero."""
     x = _upcast(x)
-    length = x.detach().norm(dim=1, keepdim=True)
-    if len(x) and not (length.amin() > 1e-15 and length.amax() < 1e15):  # zeros or NaN, or squares that over- or underflow
+    if not len(x):
+        return x
+    length = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True)
+    shortest, longest = length.aminmax()
+    if not (shortest.item() > 1e-15 and longest.item() < 1e15):  # zeros or NaN, or squares that over- or underflow
         _check_finite(name, x)
         largest = x.detach().abs().amax(1, keepdim=True)
         x = x / torch.where(largest > 0, largest, 1)  # a row's length is now 0 or at least 1
-        length = x.detach().norm(dim=1, keepdim=True).clamp(min=0.5)
+        length = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True).clamp(min=0.5)
     return _Unit.apply(x, length)
 
 

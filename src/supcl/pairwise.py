@@ -29,11 +29,11 @@ def pair_logsumexp(anchors, terms, *, temperature=1.0, labels=None, contrasts=No
     tile = tile or default_tile(anchors.device)
     if all(over == "others" for over, _ in terms):
         labels = contrast_labels = None
-    rows = columns = _Side(anchors.shape[0], labels, tile)
+    rows = columns = _Side(anchors, labels, tile)
     if contrasts is None:
         contrasts, offset = anchors, 0
     else:
-        columns = _Side(contrasts.shape[0], contrast_labels, tile)
+        columns = _Side(contrasts, contrast_labels, tile)
     return _PairLogSumExp.apply(anchors, contrasts, _Tiles(rows, columns, offset), terms, temperature)
 
 
@@ -51,24 +51,18 @@ def default_tile(device):
 
 
 class _Side:
-    """The rows of s or its columns, cut into blocks: (slice, first, last). With labels they are sorted by them, first and last
-    are a block's smallest and largest label, and no class is split that fits a tile; without, positions."""
+    """The rows of s or its columns, cut into blocks: (slice, first, last). With labels they are sorted by them, as the blocks
+    then have few classes in common, and first and last are a block's smallest and largest label; without, positions."""
 
-    def __init__(self, size, labels, tile):
-        self.order = self.labels = None
+    def __init__(self, x, labels, tile):
+        self.device, self.labels, self.order = x.device, labels, None
+        slices = [slice(start, min(start + tile, x.shape[0])) for start in range(0, x.shape[0], tile)]
         if labels is None:
-            starts = range(0, size, tile)
-            self.blocks = [(slice(start, min(start + tile, size)), start, min(start + tile, size) - 1) for start in starts]
+            self.blocks = [(block, block.start, block.stop - 1) for block in slices]
             return
-        self.labels, self.order = labels.sort()
-        self.blocks, start = [], 0
-        while start < size:
-            stop = min(start + tile, size)
-            if stop < size:
-                class_start = int(torch.searchsorted(self.labels, self.labels[stop]))
-                stop = class_start if class_start > start else stop
-            self.blocks.append((slice(start, stop), int(self.labels[start]), int(self.labels[stop - 1])))
-            start = stop
+        if len(slices) > 1:
+            self.labels, self.order = labels.sort()
+        self.blocks = [(block, *(int(end) for end in self.labels[block].aminmax())) for block in slices]
 
     def sorted(self, x, dim=0):
         return x if self.order is None else x.index_select(dim, self.order)
@@ -76,8 +70,8 @@ class _Side:
     def unsorted(self, x, dim=0):
         return x if self.order is None else torch.empty_like(x).index_copy_(dim, self.order, x)
 
-    def positions(self, block, device):
-        return torch.arange(block.start, block.stop, device=device) if self.order is None else self.order[block]
+    def positions(self, block):
+        return torch.arange(block.start, block.stop, device=self.device) if self.order is None else self.order[block]
 
 
 class _Tiles:
@@ -85,7 +79,7 @@ class _Tiles:
         self.rows, self.columns, self.offset, self.symmetric = rows, columns, offset, rows is columns
         self.single = len(rows.blocks) == len(columns.blocks) == 1
 
-    def visit(self, terms, device):
+    def visit(self, terms):
         """For each tile: slices a of rows and b of columns, and the terms that have pairs in it, as (k, factor, mask of pairs
         left out or None, whether the diagonal is left out)."""
         shift = 0 if self.rows.labels is not None or self.offset is None else self.offset
@@ -93,15 +87,15 @@ class _Tiles:
             for b, first_column, last_column in self.columns.blocks[i if self.symmetric else 0 :]:
                 left_out = {"others": (None, False), "negatives": (None, False)}  # no class in common
                 if first + shift <= last_column and first_column <= last + shift:
-                    left_out = self._left_out(a, b, device)
+                    left_out = self._left_out(a, b)
                 here = [(k, factor, *left_out[over]) for k, (over, factor) in enumerate(terms) if over in left_out]
                 if here:
                     yield a, b, here
 
-    def _left_out(self, a, b, device):
+    def _left_out(self, a, b):
         itself, diagonal = None, self.symmetric and a == b
         if not self.symmetric and self.offset is not None:
-            itself = self.rows.positions(a, device)[:, None] + self.offset == self.columns.positions(b, device)
+            itself = self.rows.positions(a)[:, None] + self.offset == self.columns.positions(b)
         if self.rows.labels is None:
             return {"others": (itself, diagonal)}
         same = self.rows.labels[a, None] == self.columns.labels[b]
@@ -116,7 +110,7 @@ class _PairLogSumExp(torch.autograd.Function):
         y = x if tiles.symmetric else tiles.columns.sorted(contrasts)
         lse = x.new_full((len(terms), x.shape[0]), -torch.inf)
         scratch = _Scratch(x)
-        for a, b, here in tiles.visit(terms, x.device):
+        for a, b, here in tiles.visit(terms):
             s = scratch.products(x[a], y[b], 1 / temperature)
             sides = [(a, 1), (b, 0)] if tiles.symmetric and a != b else [(a, 1)]
             for k, factor, *left_out in here:
@@ -143,24 +137,23 @@ class _PairLogSumExp(torch.autograd.Function):
         grad_y = grad_x if symmetric else torch.zeros_like(y)
         empty = lse == -torch.inf  # whatever gradient arrives for these, NaN included, stops here
         g, lse = (tiles.rows.sorted(t.masked_fill(empty, 0), dim=1) for t in (grad, lse))
-        for k, (_, factor) in enumerate(ctx.terms):
-            g[k].mul_(factor)
         f = g * (-lse).exp()  # where factors fit, g_i W_ij + g_j W_ji = (f_i + f_j) exp(factor s_ij)
         scratch = ctx.kept or _Scratch(x)
-        for a, b, here in tiles.visit(ctx.terms, x.device):
+        for a, b, here in tiles.visit(ctx.terms):
             shape = (a.stop - a.start, b.stop - b.start)
             s = None if ctx.kept else scratch.products(x[a], y[b], 1 / ctx.temperature)
-            weights = scratch("weights", *shape).zero_()  # dloss/ds: sum over terms of g_i W_ij + g_j W_ji, the factor in g
+            weights = scratch("weights", *shape).zero_()  # dloss/ds: sum over terms of factor (g_i W_ij + g_j W_ji)
             for k, factor, *left_out in here:
                 if _fits(factor, ctx.temperature):
                     e = scratch(k, *shape) if ctx.kept else scratch.exps(k, s, factor, *left_out)
-                    f_a = f[k, a, None]
-                    weights.addcmul_(e, torch.add(f_a, f[k, b], out=scratch("f", *shape)) if symmetric else f_a)
+                    weights.addcmul_(e, f[k, a, None], value=factor)
+                    if symmetric:
+                        weights.addcmul_(e, f[k, b], value=factor)
                 else:
                     e = scratch.exponents(k, s, factor, *left_out)
-                    weights.addcmul_(torch.sub(e, lse[k, a, None], out=scratch("w", *shape)).exp_(), g[k, a, None])
+                    weights.addcmul_(torch.sub(e, lse[k, a, None], out=scratch("w", *shape)).exp_(), g[k, a, None], value=factor)
                     if symmetric:
-                        weights.addcmul_(e.sub_(lse[k, b]).exp_(), g[k, b])
+                        weights.addcmul_(e.sub_(lse[k, b]).exp_(), g[k, b], value=factor)
             grad_x[a].addmm_(weights, y[b], alpha=1 / ctx.temperature)
             if not (symmetric and a == b):  # a tile on the diagonal is its own mirror image
                 grad_y[b].addmm_(weights.T, x[a], alpha=1 / ctx.temperature)

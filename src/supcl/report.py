@@ -12,7 +12,7 @@ import seaborn as sns
 from joblib import Parallel, delayed, parallel_config
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
+from matplotlib.transforms import blended_transform_factory
 from sklearn.manifold import TSNE
 
 from supcl.evaluation import unit_rows
@@ -22,13 +22,21 @@ from supcl.tables import interval, paired_differences, summarise
 STAGES = {"02_cross_entropy": "CE", "03_supcon": "SupCon", "04_schane": "SCHaNe", "05_clce": "CLCE", "06_genscl": "GenSCL"}
 MARKERS = ["o", "D", "s", "^"]  # one per number of shots
 PROTOCOL = ["encoder", "weights", "image_size", "batch_size", "weight_decay", "epochs", "evaluate_on"]  # the same for all
+# How claims_figure marks a verdict: by shape and colour.
+VERDICT_MARKS = {
+    "supported": {"marker": "^", "color": "#0072b2"},
+    "contradicted": {"marker": "v", "color": "#d55e00"},
+    "inconclusive at this size": {"marker": "o", "color": GREY, "mfc": "white"},
+    "verified": {"marker": "P", "color": "#009e73"},
+    "refuted": {"marker": "X", "color": "#d55e00"},
+}
 # Paul Tol's muted colours and a dark grey: ten classes that colour-blind readers can tell apart, with labels on them.
 CLASS_COLORS = ["#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#555555"]
 
 
-def read_runs(results, dataset):
-    """The long tables of all methods as one, with a column `stage`. shots is a number, or "all" for runs on features."""
-    runs = _read_tables(results, "runs")
+def read_runs(results, dataset, stages=tuple(STAGES)):
+    """The long tables of stages as one, with a column `stage`. shots is a number, or "all" for runs on features."""
+    runs = _read_tables(results, "runs", stages)
     strange = runs.dataset[runs.dataset != dataset].unique()
     if len(strange):
         raise ValueError(
@@ -39,7 +47,7 @@ def read_runs(results, dataset):
 
 def read_curves(results):
     """Training curves of all methods as one table, with a column `stage`."""
-    return _read_tables(results, "curves")
+    return _read_tables(results, "curves", STAGES)
 
 
 def read_arrays(results):
@@ -101,18 +109,6 @@ def headline(table):
         }
     del metrics["difference to CE"]["CE"]
     return metrics
-
-
-def comparisons(runs, metric="accuracy"):
-    """How many differences to CE were looked at, how many intervals exclude 0, and how many still do when all intervals are
-    widened to hold together with 95 % (Bonferroni)."""
-    pairs = paired_differences(runs, {"method": "CE"}, metric, by=("method", "shots"))
-    pairs = pairs[(pairs.method != "CE") & (pairs.n > 1)]
-    count = len(pairs)
-    half = pairs.high - pairs["mean"]
-    wider = half * stats.t.ppf(1 - 0.025 / max(count, 1), pairs.n - 1) / stats.t.ppf(0.975, pairs.n - 1)
-    distance = pairs["mean"].abs()
-    return {"count": count, "apart": int((distance > half).sum()), "apart_together": int((distance > wider).sum())}
 
 
 def curve_summary(curves):
@@ -298,6 +294,41 @@ def time_figure(summary, ratios):
     return fig
 
 
+def claims_figure(ledger):
+    """The ledger on a page: a row per claim under its paper, with a mark for the verdict, hollow where it is open or does not
+    survive Holm, and the effect with its 95 % interval: drawn, to the right of the line what the claim says, and in digits.
+
+    ledger: from supcl.ledger.ledger.
+    """
+    heading = 1.3  # in rows
+    height = len(ledger) + heading * ledger.paper.nunique()
+    fig = plt.figure(figsize=(6.9, 0.15 * height + 0.85))
+    fig.set_layout_engine("none")  # every text has its place
+    bottom = 0.55 / fig.get_figheight()
+    ax = fig.add_axes((0.485, bottom, 0.25, 1 - bottom - 0.25 / fig.get_figheight()))
+    ax.set(xlim=(-60, 60), ylim=(height, 0))
+    ax.set_xscale("symlog", linthresh=1, linscale=0.8)
+    ax.axvline(0, color=GREY, lw=0.8, zorder=0)
+    y = 0.0
+    for paper, rows in ledger.groupby("paper", sort=False):
+        _text_at(ax, 0.005, y + 0.8, paper, weight="bold", fontsize=7.5)
+        _text_at(ax, 0.995, y + 0.8, _counts_in_words(rows.verdict), ha="right")
+        for k, row in enumerate(rows.to_dict("records")):
+            _claim_row(ax, row, y + heading + k + 0.5)
+        y += heading + len(rows)
+    ticks = {-10: "\u221210", -1: "\u22121", 0: "0", 1: "1", 10: "10"}
+    ax.set_xticks(list(ticks), ticks.values(), fontsize=7)
+    ax.tick_params(axis="y", left=False, labelleft=False)
+    ax.spines["left"].set_visible(False)
+    sides = "\u2190 against the claim        for the claim \u2192"
+    ax.set_xlabel(f"{sides}\npoints, %, or hundredths of other units", fontsize=7, linespacing=1.4)
+    marks = {verdict: mark for verdict, mark in VERDICT_MARKS.items() if verdict in set(ledger.verdict)}
+    handles = [Line2D([], [], lw=0, ms=5, label=verdict, **mark) for verdict, mark in marks.items()]
+    handles.append(Line2D([], [], lw=0, label="hollow: open, or not once all claims are taken together (Holm)"))
+    fig.legend(handles=handles, loc="upper center", ncols=len(handles), fontsize=6.8, handletextpad=0.1, columnspacing=0.8)
+    return fig
+
+
 def _existing(results, kind, stage, ending):
     path = Path(results) / kind / f"{stage}.{ending}"
     if not path.exists():
@@ -305,8 +336,8 @@ def _existing(results, kind, stage, ending):
     return path
 
 
-def _read_tables(results, kind):
-    tables = [pd.read_csv(_existing(results, kind, stage, "csv"), dtype={"shots": str}).assign(stage=stage) for stage in STAGES]
+def _read_tables(results, kind, stages):
+    tables = [pd.read_csv(_existing(results, kind, stage, "csv"), dtype={"shots": str}).assign(stage=stage) for stage in stages]
     table = pd.concat(tables, ignore_index=True)
     return table.assign(shots=[shots if shots == "all" else int(shots) for shots in table.shots])
 
@@ -380,3 +411,49 @@ def _shots_legend(fig, shots):
 def _method_legend(fig, methods):
     handles = [Line2D([], [], color=COLORS[method], marker="o", ms=3, label=method) for method in methods]
     fig.legend(handles=handles, loc="outside upper center", ncols=len(methods), fontsize=7, handlelength=1, columnspacing=1)
+
+
+def _claim_row(ax, row, y):
+    """A row of claims_figure: mark, id, claim, interval, digits."""
+    mark = VERDICT_MARKS[row["verdict"]]
+    hollow = row["after_holm"] == "inconclusive at this size"
+    ax.plot([0, 1], [y + 0.5, y + 0.5], transform=_across(ax), color="#e6e6e6", lw=0.4, clip_on=False, zorder=-1)
+    mark = mark | {"mfc": "white" if hollow else mark["color"]}
+    ax.plot([0.015], [y], transform=_across(ax), ms=5, lw=0, clip_on=False, **mark)
+    _text_at(ax, 0.03, y, row["id"])
+    _text_at(ax, 0.075, y, row["claim"])
+    _text_at(ax, 0.74, y, _in_digits(row))
+    if row["kind"] != "exact":
+        scale = 1 if row["unit"].startswith(("points", "%")) else 100
+        sign = -1 if row["kind"] == "at most" else 1
+        low, mean, high = (sign * scale * (row[name] - row["margin"]) for name in ("low", "effect", "high"))
+        ax.plot([low, high], [y, y], color=mark["color"], lw=1.4, solid_capstyle="butt")
+        ax.plot(np.clip(mean, -55, 55), y, ms=3.5, mew=0.8, **mark)
+
+
+def _in_digits(row):
+    """The effect of a claim: "+1.2 (-0.3 to +2.7) points"."""
+    if row["kind"] == "exact":
+        return f"off by {row['effect']:.0e} at most ({row['runs']} {row['over']})"
+    unit = row["unit"]
+    nearer = min(abs(row["low"]), abs(row["high"]))  # a bound near 0 shows on which side it is
+    digits = 1 + (nearer < 0.05) + (nearer < 0.005) if unit.startswith(("points", "%")) else 3
+    plus, limit = ("+", "") if row["kind"] == "effect" else ("", f", limit {row['margin']:g}")
+    mean, low, high = (f"{round(row[name], digits) + 0.0:{plus}.{digits}f}" for name in ("effect", "low", "high"))
+    bounds = f"({low} to {high})" if row["runs"] > 1 else "(one pair)"
+    return f"{mean} {bounds} {unit}{limit}".replace("-", "\u2212")
+
+
+def _counts_in_words(verdicts):
+    """ "4 supported, 1 contradicted, 8 inconclusive"."""
+    counts = verdicts.value_counts()
+    return ", ".join(f"{counts[verdict]} {verdict.split()[0]}" for verdict in VERDICT_MARKS if verdict in counts)
+
+
+def _across(ax):
+    """The figure's width by the rows of ax."""
+    return blended_transform_factory(ax.figure.transFigure, ax.transData)
+
+
+def _text_at(ax, x, y, text, **style):
+    ax.text(x, y, text, transform=_across(ax), va="center", **{"fontsize": 6.6} | style)
