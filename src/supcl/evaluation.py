@@ -41,6 +41,34 @@ def accuracy(predictions, labels):
     return 100 * float(np.mean(np.asarray(predictions) == np.asarray(labels)))
 
 
+def expected_calibration_error(probabilities, labels, bins=15):
+    """Mean gap between confidence and accuracy, in points (Guo et al., 2017, ICML).
+
+    probabilities  (N, C), rows that sum to 1; labels (N,) integers.
+    Images are put into `bins` bins of equal width by their confidence, the highest probability; a bin's gap |accuracy - mean
+    confidence| counts by its share of the images. Few images overstate it: by chance every bin has a gap.
+    Raises ValueError where rows do not sum to 1.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    if (off := abs(probabilities.sum(1) - 1).max()) > 1e-3:
+        raise ValueError(f"rows of probabilities miss a sum of 1 by up to {off:.3g}. Of logits, take the softmax first.")
+    confidence, hit = probabilities.max(1), probabilities.argmax(1) == np.asarray(labels)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    return 100 * float(abs(np.bincount(bin_of, weights=hit - confidence)).sum() / len(hit))
+
+
+def mean_corruption_error(errors, reference, clean=0.0, reference_clean=0.0):
+    """mCE in percent of a reference's (Hendrycks and Dietterich, 2019): the mean over kinds of corruption of the ratio of errors
+    summed over severities. With the errors on clean images, these are taken off first: the relative mCE.
+
+    errors, reference  (kinds, severities), in the same unit as the clean errors.
+    nan where the reference loses nothing to some kind, for then the ratio means nothing.
+    """
+    lost = np.sum(np.asarray(errors) - clean, axis=1)
+    lost_by_reference = np.sum(np.asarray(reference) - reference_clean, axis=1)
+    return 100 * float(np.mean(lost / lost_by_reference)) if (lost_by_reference > 0).all() else float("nan")
+
+
 def geometry(embeddings, labels):
     """Four numbers on the shape of embeddings (N, D) with labels (N,).
 

@@ -191,10 +191,19 @@ def write_results(folder, stage, setup, outcomes):
 
 def write_runs(folder, stage, setup, outcomes):
     """Write the long table of outcomes to runs/<stage>.csv, and return it."""
-    path, long = Path(folder) / "runs" / f"{stage}.csv", table(outcomes, setup)
+    return _write_table(Path(folder) / "runs" / f"{stage}.csv", table(outcomes, setup))
+
+
+def write_checks(folder, stage, rows):
+    """Write checks/<stage>.csv, what a notebook measured without training a model, and return it: rows of (check, seed, value),
+    where `check` says what the value is and its unit, and `seed` which batch it was measured on."""
+    return _write_table(Path(folder) / "checks" / f"{stage}.csv", pd.DataFrame(rows, columns=["check", "seed", "value"]))
+
+
+def _write_table(path, frame):
     path.parent.mkdir(parents=True, exist_ok=True)
-    long.to_csv(path, index=False, lineterminator="\n")
-    return long
+    frame.to_csv(path, index=False, lineterminator="\n")
+    return frame
 
 
 def extract_features(images, setup, size):

@@ -1,5 +1,6 @@
 """One style, one function per kind of figure: data in, figure out."""
 
+import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -33,8 +34,9 @@ def save(fig, folder, name):
     fig.savefig(Path(folder) / f"{name}.png", metadata={"Software": None})
 
 
-def picture_grid(rows, row_labels=None, captions=None, scale=0.5):
-    """A grid of grey images. rows: a list of lists of (H, W) arrays; captions: the same shape, printed under each image."""
+def picture_grid(rows, row_labels=None, captions=None, scale=0.5, greys=(None, None)):
+    """A grid of grey images. rows: a list of lists of (H, W) arrays; captions: the same shape, printed under each image; greys:
+    the lowest and highest value, for images that are to be compared; by default each image has its own."""
     columns = max(len(row) for row in rows)
     height = scale * (1.35 if captions else 1.05)
     fig, axes = plt.subplots(len(rows), columns, figsize=(scale * columns + 0.8, height * len(rows)), squeeze=False)
@@ -43,7 +45,7 @@ def picture_grid(rows, row_labels=None, captions=None, scale=0.5):
             ax.set(xticks=[], yticks=[])
             sns.despine(ax=ax, left=True, bottom=True)
             if j < len(row):
-                ax.imshow(row[j], cmap="gray_r", interpolation="nearest")
+                ax.imshow(row[j], cmap="gray_r", interpolation="nearest", vmin=greys[0], vmax=greys[1])
             if captions and j < len(captions[i]):
                 ax.set_xlabel(captions[i][j], fontsize=7, labelpad=2)
         if row_labels:
@@ -111,6 +113,41 @@ def heatmap(matrix, labels, legend, digits=2, **kwargs):
         matrix, xticklabels=labels, yticklabels=labels, annot=len(labels) <= 10, fmt=f".{digits}f", annot_kws={"size": 6},
         cmap="cividis", square=True, cbar_kws={"label": legend}, ax=ax, **kwargs,
     )  # fmt: skip
+    return fig
+
+
+def heatmaps(table, y, x, down, across, legend):
+    """Column `value` of a table against its columns y and x, a small heat map for each value of columns `down` and `across`, all
+    on one scale of colours. Whole numbers are written in; a cross stands where the value is nan."""
+    rows, columns = table[down].unique(), table[across].unique()
+    size = (COLUMN, 0.4 + 0.95 * len(rows))
+    fig, axes = plt.subplots(len(rows), len(columns), figsize=size, sharex=True, sharey=True, squeeze=False)
+    scale = {"vmin": table.value.min(), "vmax": table.value.max(), "cmap": "cividis"}
+    for (i, row), (j, column) in itertools.product(enumerate(rows), enumerate(columns)):
+        panel = table[(table[down] == row) & (table[across] == column)]
+        matrix = panel.pivot(index=y, columns=x, values="value").loc[panel[y].unique(), panel[x].unique()]
+        sns.heatmap(matrix, annot=True, fmt=".0f", annot_kws={"size": 7}, cbar=False, ax=axes[i][j], **scale)
+        for row_number, right in np.argwhere(matrix.isna().values):  # seaborn leaves these cells white
+            axes[i][j].text(right + 0.5, row_number + 0.5, "×", ha="center", va="center", fontsize=7)
+        axes[i][j].set(xlabel=x if i == len(rows) - 1 else "", ylabel=f"{row}\n{y}" if j == 0 else "")
+        if i == 0:
+            axes[i][j].set_title(f"{column} {across}", fontsize=8)
+        axes[i][j].tick_params(length=0, labelsize=7)
+    fig.colorbar(axes[0][0].collections[0], ax=axes, label=legend, shrink=0.8)
+    return fig
+
+
+def strips(values, ylabel):
+    """Every value of some groups as a dot, and a bar at their median; values: {name: (n,)}, in the methods' colours."""
+    fig, ax = plt.subplots(figsize=(COLUMN, 2.2))
+    for place, (name, group) in enumerate(values.items()):
+        aside = np.linspace(-0.25, 0.25, len(group))[np.random.default_rng(0).permutation(len(group))]  # dots beside each other
+        color = COLORS.get(name, GREY)
+        ax.plot(place + aside, group, "o", ms=4, color=color, alpha=0.6, mew=0)
+        ax.hlines(np.median(group), place - 0.35, place + 0.35, color=color)
+    ax.set_xticks(range(len(values)), values)
+    ax.set(ylabel=ylabel, xlim=(-0.6, len(values) - 0.4))
+    ax.grid(axis="y", alpha=0.3)
     return fig
 
 
