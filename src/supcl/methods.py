@@ -10,10 +10,9 @@ from pathlib import Path
 import pandas as pd
 import torch.nn.functional as F
 
+from supcl import tables
 from supcl.experiment import Run
 from supcl.losses import clce_loss, supcon_loss
-
-STAGES = {"CE": "02_cross_entropy", "SupCon": "03_supcon", "SCHaNe": "04_schane", "CLCE": "05_clce"}
 
 
 def as_reported(results, method):
@@ -56,6 +55,7 @@ def schane(outputs, batch, *, weight, temperature, hardness, positives, applied_
 
 
 OBJECTIVES = {"CE": cross_entropy, "SupCon": supcon, "SCHaNe": schane, "CLCE": schane}
+STAGES = {method: tables.STAGES[method] for method in OBJECTIVES}
 
 
 def _settings_of(method):

@@ -15,11 +15,12 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 from sklearn.manifold import TSNE
 
+from supcl import tables
 from supcl.evaluation import unit_rows
 from supcl.figures import COLORS, COLUMN, GREY, dot
 from supcl.tables import interval, paired_differences, summarise
 
-STAGES = {"02_cross_entropy": "CE", "03_supcon": "SupCon", "04_schane": "SCHaNe", "05_clce": "CLCE", "06_genscl": "GenSCL"}
+STAGES = {stage: method for method, stage in tables.STAGES.items()}
 MARKERS = ["o", "D", "s", "^"]  # one per number of shots
 PROTOCOL = ["encoder", "weights", "image_size", "batch_size", "weight_decay", "epochs", "evaluate_on"]  # the same for all
 # How claims_figure marks a verdict: by shape and colour.
@@ -35,14 +36,16 @@ CLASS_COLORS = ["#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77"
 
 
 def read_runs(results, dataset, stages=tuple(STAGES)):
-    """The long tables of stages as one, with a column `stage`. shots is a number, or "all" for runs on features."""
+    """The long tables of stages as one, with a column `stage`, of the runs on this dataset. shots is a number, or "all" for runs
+    on features."""
     runs = _read_tables(results, "runs", stages)
-    strange = runs.dataset[runs.dataset != dataset].unique()
-    if len(strange):
+    found = runs[runs.dataset == dataset]
+    if missing := sorted(set(runs.stage) - set(found.stage)):
+        others = ", ".join(runs[runs.stage.isin(missing)].dataset.unique())
         raise ValueError(
-            f"{results}/runs holds runs on {', '.join(strange)}; expected {dataset} only. Run the stages again with it."
+            f"{results}/runs of {', '.join(missing)} hold runs on {others}; expected {dataset}. Run the stages again with it."
         )
-    return runs
+    return found.reset_index(drop=True)
 
 
 def read_curves(results):
@@ -337,8 +340,8 @@ def _existing(results, kind, stage, ending):
 
 
 def _read_tables(results, kind, stages):
-    tables = [pd.read_csv(_existing(results, kind, stage, "csv"), dtype={"shots": str}).assign(stage=stage) for stage in stages]
-    table = pd.concat(tables, ignore_index=True)
+    parts = [pd.read_csv(_existing(results, kind, stage, "csv"), dtype={"shots": str}).assign(stage=stage) for stage in stages]
+    table = pd.concat(parts, ignore_index=True)
     return table.assign(shots=[shots if shots == "all" else int(shots) for shots in table.shots])
 
 

@@ -4,6 +4,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+# The notebook that chooses a method's settings and reports its runs, in results/runs/<stage>.csv.
+STAGES = {"CE": "02_cross_entropy", "SupCon": "03_supcon", "SCHaNe": "04_schane", "CLCE": "05_clce", "GenSCL": "06_genscl"}
+
 
 def interval(values):
     """(mean, low, high): the mean of values (n,) and its 95 % t-interval; nan bounds for a single value."""
