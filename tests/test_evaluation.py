@@ -150,6 +150,33 @@ def test_simplex_distance_ignores_what_all_classes_share():
     assert geometry(np.stack([np.cos(angles), np.sin(angles)], 1), labels)["simplex_distance"] > 0.5
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_collapse_has_the_simplex_distance_of_geometry(seed):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([4, 0, 9], [3, 5, 2])
+    embeddings = rng.standard_normal((10, 4)) + rng.standard_normal((10, 4))[labels]
+    expected = slow_geometry(embeddings, labels.tolist())["simplex_distance"]
+    assert evaluation.collapse(embeddings, labels)["simplex_distance"] == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("classes, angle", [(2, 0.3), (3, 0.2), (5, 0.9), (5, 0.0)])
+def test_pairs_at_an_angle_to_their_class_have_a_spread_of_its_squared_sine(classes, angle):
+    """Directions spread evenly around the circle, each class on both sides of its own: total variance 1, within sin^2."""
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(classes), 4)
+    turned = 2 * np.pi * labels / classes + angle * np.where(np.arange(len(labels)) < 2 * classes, 1, -1)
+    points = np.stack([np.cos(turned), np.sin(turned)], 1) * rng.uniform(0.1, 10, (len(labels), 1))
+    found = evaluation.collapse(points, labels)["within_class_spread"]
+    assert found == pytest.approx(math.sin(angle) ** 2, abs=1e-12)
+
+
+def test_classes_weigh_alike_in_the_within_class_spread():
+    """Class 0 sits at one point, class 1 half at it and half opposite: class means 1 and 0 on an axis, variances 0 and 1."""
+    points = np.array([[1.0], [1], [1], [1], [1], [1], [1], [-1]])
+    labels = np.array([0] * 6 + [1] * 2)
+    assert evaluation.collapse(points, labels)["within_class_spread"] == pytest.approx(0.5 / (0.5 + 0.25))
+
+
 @pytest.mark.parametrize("dim", [2, 3, 8])
 def test_isotropy_of_plus_and_minus_every_axis_is_1(dim):
     points = np.concatenate([np.eye(dim), -np.eye(dim)] * 2)

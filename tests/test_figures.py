@@ -87,7 +87,7 @@ def test_heatmaps_put_each_value_in_the_cell_of_its_panel_and_cross_out_what_is_
     axes = figures.heatmaps(table, "y", "x", "method", "augmentation", "accuracy (%)").axes
     shown = {tuple(np.round(t.get_position(), 1)): t.get_text() for t in axes[1].texts}
     assert shown == {(0.5, 0.5): "14", (1.5, 0.5): "15", (0.5, 1.5): "16", (1.5, 1.5): "×"}
-    assert [t.get_text() for t in axes[0].get_yticklabels()] == ["2", "1"] and axes[2].get_ylabel() == "SupCon\ny"
+    assert [t.get_text() for t in axes[0].get_yticklabels()] == ["2", "1"] and axes[2].get_ylabel() == "SupCon"
     assert len({ax.collections[0].get_clim() for ax in axes[:4]}) == 1
 
 

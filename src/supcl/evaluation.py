@@ -85,12 +85,7 @@ def geometry(embeddings, labels):
     sums = np.stack([z[labels == c].sum(0) for c in classes])  # (K, D)
     gram = sums @ sums.T
     within = (np.diag(gram) - counts) / (counts * (counts - 1))  # |sum|^2 holds each image with itself, a cosine of 1
-    different = ~np.eye(len(classes), dtype=bool)
-    between = (gram / np.outer(counts, counts))[different]
-
-    means = sums / counts[:, None]
-    vertices = unit_rows(means - means.mean(0))
-    off_simplex = (vertices @ vertices.T)[different] + 1 / (len(classes) - 1)
+    between = (gram / np.outer(counts, counts))[~np.eye(len(classes), dtype=bool)]
 
     some = z[:: max(len(z) // 2000, 1)]  # enough for isotropy, whose cost grows with N D^2
     _, axes = np.linalg.eigh(some.T @ some)
@@ -99,8 +94,32 @@ def geometry(embeddings, labels):
         "within_class_cosine": float(within.mean()),
         "between_class_cosine": float(between.mean()),
         "isotropy": float(partition.min() / partition.max()),
-        "simplex_distance": float(np.sqrt((off_simplex**2).mean())),
+        "simplex_distance": _simplex_distance(sums / counts[:, None]),
     }
+
+
+def collapse(embeddings, labels):
+    """How far embeddings (N, D) with labels (N,) are from one point per class, the points a regular simplex; both numbers are 0
+    there.
+
+    simplex_distance     as in geometry
+    within_class_spread  share of the variance that lies within classes, these weighing alike; 1 if all class means coincide.
+                         The variance of unit embeddings is their mean squared distance to their mean.
+    """
+    z, labels = unit_rows(np.asarray(embeddings, dtype=np.float64)), np.asarray(labels)
+    groups = [z[labels == c] for c in np.unique(labels)]
+    means = np.stack([group.mean(0) for group in groups])  # (K, D)
+    within = np.mean([group.var(0).sum() for group in groups])
+    return {
+        "simplex_distance": _simplex_distance(means),
+        "within_class_spread": float(within / (within + means.var(0).sum())),
+    }
+
+
+def _simplex_distance(means):
+    vertices = unit_rows(means - means.mean(0))  # (K, D)
+    off_simplex = (vertices @ vertices.T)[~np.eye(len(means), dtype=bool)] + 1 / (len(means) - 1)
+    return float(np.sqrt((off_simplex**2).mean()))
 
 
 def unit_rows(x):
