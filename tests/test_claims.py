@@ -375,7 +375,7 @@ def test_settings_that_only_one_method_ran_are_refused(tables):
     runs = tables.runs
     fewer = runs[~((runs.method == "CE") & runs.variant.str.startswith("lr 0.1"))]
     with pytest.raises(ValueError, match="CE and SupCon need the same settings"):
-        effect(replace(tables, runs=fewer), "S6")
+        effect(replace(tables, runs=fewer), "S6a")
 
 
 def test_every_claim_is_judged_and_has_all_its_fields(tables):
