@@ -30,6 +30,7 @@ CLEAN = ROOT / "build" / "clean"
 SECONDS = Path("build") / "seconds"  # in the project's folder
 WRITTEN = {
     "figures": "results/figures",
+    "claims": "results/claims.csv",
     "table": "results/table.csv",
     "notebooks": "results/notebooks",
     "paper": "paper/paper.pdf",
@@ -160,11 +161,24 @@ def with_results(text, results):
     """README's text with what stands between each pair of markers replaced by a table of the folder results."""
     import pandas as pd
 
-    for name, file, table in (("accuracy", "table.csv", accuracy_table), ("cost", "cost.csv", cost_table)):
+    for name, file, table in (
+        ("claims", "claims.csv", claims_table),
+        ("accuracy", "table.csv", accuracy_table),
+        ("cost", "cost.csv", cost_table),
+    ):
         start, end = text.index(f"<!-- {name}:"), text.index(f"<!-- end of {name} -->")
         lines = table(pd.read_csv(results / file))
         text = text[: text.index("\n", start) + 1] + "\n".join(lines) + "\n" + text[end:]
     return text
+
+
+def claims_table(claims):
+    """Lines of Markdown: how many claims of each paper got which verdict, as ledger.tally counts them."""
+    from supcl.ledger import tally
+
+    counts = tally(claims)
+    lines = ["| claims of | " + " | ".join(counts.columns) + " |", "|---" * (1 + len(counts.columns)) + "|"]
+    return lines + [f"| {paper} | " + " | ".join(str(n) for n in row) + " |" for paper, *row in counts.itertuples()]
 
 
 def accuracy_table(table):
