@@ -1,5 +1,7 @@
 """Splits and draws without overlap or surprise, the datasets, and what augmentation may do to an image."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -223,8 +225,32 @@ def test_missing_file_says_how_to_fetch_it(tmp_path, monkeypatch):
         data.load("fashion-mnist")
 
 
+def test_cifar_100_comes_from_its_three_pickles_in_data(tmp_path, monkeypatch):
+    """Written as the archive holds them: a row per image, red, green and blue after each other."""
+    rng, folder = np.random.default_rng(0), tmp_path / "cifar-100-python"
+    folder.mkdir()
+    pixels = {part: rng.integers(0, 256, (n, 3 * 32 * 32), dtype=np.uint8) for part, n in (("train", 6), ("test", 4))}
+    contents = {part: {"data": x, "fine_labels": [k % 3 for k in range(len(x))]} for part, x in pixels.items()}
+    for name, content in (contents | {"meta": {"fine_label_names": ["apple", "baby", "bear"]}}).items():
+        (folder / name).write_bytes(pickle.dumps(content))
+    monkeypatch.setattr(data, "DATA", tmp_path)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)  # sums are those of the real files
+    cifar = data.load("cifar-100")
+    test_images, test_labels = cifar.test.open("test")
+    assert np.array_equal(cifar.train_images.flatten(1), pixels["train"]) and cifar.train_images.dtype == torch.uint8
+    assert np.array_equal(test_images.flatten(1), pixels["test"]) and test_labels.tolist() == [0, 1, 2, 0]
+    assert cifar.classes == ["apple", "baby", "bear"] and cifar.flips is True
+    assert data.Augment(16, cifar.flips)(cifar.train_images).shape == (6, 3, 16, 16)
+
+
+def test_missing_cifar_100_says_where_to_get_it_how_large_it_is_and_where_to_put_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "DATA", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"is missing. Fetch https.*cifar-100-python.tar.gz \(169 MB\) and unpack it in"):
+        data.load("cifar-100")
+
+
 def test_unknown_dataset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="dataset is 'mnist'; expected one of fashion-mnist, digits, mnist-sample"):
+    with pytest.raises(ValueError, match="dataset is 'mnist'; expected one of fashion-mnist, digits, mnist-sample, cifar-100"):
         data.load("mnist")
 
 

@@ -225,6 +225,19 @@ def test_fc100_never_divides_a_superclass():
     assert {"seal", "bee", "fox", "girl"} <= set(split["novel"])
 
 
+@pytest.mark.parametrize("name, base, novel", [("cifar-fs", 64, 20), ("fc100", 60, 20)])
+def test_a_published_split_finds_its_classes_by_name(name, base, novel):
+    classes = sorted(c for part in episodes.class_split(name).values() for c in part)[::-1]  # in any order
+    found = episodes.published_split(name, classes)
+    assert [len(part) for part in found] == [base, novel] and not set(found[0]) & set(found[1])
+    assert sorted(classes[k] for k in found[1]) == episodes.class_split(name)["novel"]
+
+
+def test_a_published_split_of_other_classes_says_what_is_missing():
+    with pytest.raises(ValueError, match="of CIFAR-100: 100 of its classes are missing, first 'apple'"):
+        episodes.published_split("fc100", [str(k) for k in range(10)])
+
+
 def test_an_unknown_class_split_lists_the_known_ones():
     with pytest.raises(ValueError, match="class split is 'mini-imagenet'; expected 'cifar-fs' or 'fc100'"):
         episodes.class_split("mini-imagenet")

@@ -430,11 +430,23 @@ def test_float32_at_temperature_one_hundredth_is_the_double_loop(loss, batch):
 
 Z, Y, Q = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2]), torch.rand(6, 4)
 ERRORS = {
-    "form": (lambda: supcon_loss(Z, Y, form="outside"), r"form is 'outside'; expected \"out\""),
-    "positives": (lambda: schane_loss(Z, Y, positives="max"), r"positives is 'max'; expected \"mean\""),
-    "hardness": (lambda: schane_loss(Z, Y, hardness=-1), r"hardness is -1; expected a number >= 0"),
+    "form": (
+        lambda: supcon_loss(Z, Y, form="outside"),
+        r'^form is \'outside\'; expected "out" \(log outside the mean, Eq. 2\) or "in" \(inside, Eq. 3\)\.$',
+    ),
+    "positives": (
+        lambda: schane_loss(Z, Y, positives="max"),
+        r'^positives is \'max\'; expected "mean" \(released SCHaNe\) or "sum" \(the other reading\)\.$',
+    ),
+    "hardness": (
+        lambda: schane_loss(Z, Y, hardness=-1),
+        r"^hardness is -1; expected a number >= 0, where 0 means no hard negatives\.$",
+    ),
     "hardness nan": (lambda: schane_loss(Z, Y, hardness=math.nan), r"hardness is nan"),
-    "weight above": (lambda: clce_loss(Q, Z, Y, weight=1.5), r"weight is 1.5; expected 0"),
+    "weight above": (
+        lambda: clce_loss(Q, Z, Y, weight=1.5),
+        r"^weight is 1.5; expected 0 \(only cross-entropy\) to 1 \(only contrastive\)\.$",
+    ),
     "weight below": (lambda: clce_loss(Q, Z, Y, weight=-0.1), r"weight is -0.1; expected 0"),
     "logits rows": (
         lambda: clce_loss(Q[:5], Z, Y),
@@ -443,32 +455,44 @@ ERRORS = {
     "logits axes": (lambda: clce_loss(Q[:, 0], Z, Y), r"logits has shape \(6,\) and .*expected \(6, classes\)"),
     "clce positives": (lambda: clce_loss(Q, Z, Y, positives="max"), r"positives is 'max'"),
     "labels float": (lambda: supcon_loss(Z, Y.float()), r"labels has shape \(6,\) and dtype torch.float32; expected \(N,\) int"),
-    "labels axes": (lambda: schane_loss(Z, F.one_hot(Y)), r"labels has shape \(6, 3\).*For label distributions use genscl_loss"),
+    "labels axes": (
+        lambda: schane_loss(Z, F.one_hot(Y)),
+        r"^labels has shape \(6, 3\).*For label distributions use genscl_loss\.$",
+    ),
     "labels few": (lambda: supcon_loss(Z, Y[:5]), r"labels has 5 entries but embeddings has 6 rows\.$"),
-    "labels of one view": (lambda: supcon_loss(Z, Y[:3]), r"labels has 3 entries .* 6 rows.*labels.repeat\(2\)"),
+    "labels of one view": (
+        lambda: supcon_loss(Z, Y[:3]),
+        r"^labels has 3 entries .* 6 rows\. With two .*: labels.repeat\(2\)\.$",
+    ),
     "distributions rows": (
         lambda: genscl_loss(Z, Q[:5]),
         r"label_distributions has shape \(5, 4\) and .*expected \(6, classes\)",
     ),
-    "distributions axes": (lambda: genscl_loss(Z, Y), r"label_distributions has shape \(6,\).*one_hot\(labels, classes\)"),
+    "distributions axes": (lambda: genscl_loss(Z, Y), r"of embeddings\. With int.*one_hot\(labels, classes\)\.$"),
     "distributions negative": (lambda: genscl_loss(Z, Q - 1), r"negative entries; .*logits need a softmax"),
     "embeddings integer": (lambda: supcon_loss(Z.long(), Y), r"embeddings has shape \(6, 3\) and dtype torch.int64"),
-    "embeddings axes": (lambda: supcon_loss(Z[:, None], Y), r"embeddings has shape \(6, 1, 3\).*embeddings.flatten\(0, 1\)"),
+    "embeddings axes": (
+        lambda: supcon_loss(Z[:, None], Y),
+        r"floating point\. Several views .*embeddings.flatten\(0, 1\) with .*\(V\)\.$",
+    ),
     "genscl embeddings axes": (lambda: genscl_loss(Z[:, None], Q), r"embeddings has shape \(6, 1, 3\)"),
     **{
         f"temperature {t} of {loss.__name__}": (lambda loss=loss, y=y, t=t: loss(Z, y, temperature=t), f"temperature is {t}; exp")
         for t in (0, -0.1, math.nan)
         for loss, y in [(supcon_loss, Y), (schane_loss, Y), (genscl_loss, Q), (tcl_loss, Y)]
     },
-    "temperature infinite": (lambda: supcon_loss(Z, Y, temperature=math.inf), "temperature is inf; expected a number > 0"),
+    "temperature infinite": (
+        lambda: supcon_loss(Z, Y, temperature=math.inf),
+        r"^temperature is inf; expected a number > 0, for example 0.1\.$",
+    ),
     "temperature tensor": (lambda: supcon_loss(Z, Y, temperature=torch.ones(())), "temperature is .*expected a number"),
-    "k1": (lambda: tcl_loss(Z, Y, k1=-1), "k1 is -1; expected a number >= 0"),
-    "k2": (lambda: tcl_loss(Z, Y, k2=-0.1), "k2 is -0.1; expected a number >= 0"),
-    "tile": (lambda: supcon_loss(Z, Y, tile=0), "tile is 0; expected a whole number > 0"),
+    "k1": (lambda: tcl_loss(Z, Y, k1=-1), r"^k1 is -1; expected a number >= 0\.$"),
+    "k2": (lambda: tcl_loss(Z, Y, k2=-0.1), r"^k2 is -0.1; expected a number >= 0\.$"),
+    "tile": (lambda: supcon_loss(Z, Y, tile=0), r"^tile is 0; expected a whole number > 0, or None to have it chosen\.$"),
     "tile fraction": (lambda: supcon_loss(Z, Y, tile=2.0), r"tile is 2.0; expected a whole number > 0"),
-    "nan": (lambda: supcon_loss(Z / 0, Y), "embeddings has 18 entries that are NaN or infinite"),
-    "distributions nan": (lambda: genscl_loss(Z, Q * math.nan), "label_distributions has 24 entries that are NaN"),
-    "logits nan": (lambda: clce_loss(Q * math.nan, Z, Y), "logits has 24 entries that are NaN"),
+    "nan": (lambda: supcon_loss(Z / 0, Y), r"^embeddings has 18 entries that are NaN or infinite; expected finite numbers\.$"),
+    "distributions nan": (lambda: genscl_loss(Z, Q * math.nan), "^label_distributions has 24 entries that are NaN"),
+    "logits nan": (lambda: clce_loss(Q * math.nan, Z, Y), "^logits has 24 entries that are NaN"),
     "logits integer": (lambda: clce_loss(Q.long(), Z, Y), "logits has shape .* torch.int64; expected .* floating point"),
     "clce label above": (lambda: clce_loss(Q, Z, Y + 2), "labels go from 2 to 4; expected 0 to 3, the columns of logits"),
     "clce label below": (lambda: clce_loss(Q, Z, Y - 1), "labels go from -1 to 1; expected 0 to 3"),
@@ -477,27 +501,40 @@ ERRORS = {
     "distributions complex": (lambda: genscl_loss(Z, Q + 0j), "label_distributions has shape .* torch.complex64; expected"),
     "labels complex": (lambda: supcon_loss(Z, Y + 0j), "labels has shape .* torch.complex64; expected"),
     "distributions no classes": (lambda: genscl_loss(Z, Q[:, :0]), r"label_distributions has shape \(6, 0\)"),
-    "contrasts axes": (lambda: supcon_loss(Z, Y, contrasts=Y, contrast_labels=Y), r"contrasts has shape \(6,\)"),
+    "contrasts axes": (lambda: supcon_loss(Z, Y, contrasts=Y, contrast_labels=Y), r"^contrasts has shape \(6,\)"),
     "contrasts columns": (lambda: supcon_loss(Z, Y, contrasts=Q, contrast_labels=Y), "contrasts has 4 columns; expected 3"),
-    "contrasts nan": (lambda: supcon_loss(Z, Y, contrasts=Z / 0, contrast_labels=Y), "contrasts has 18 entries"),
-    "no contrast_labels": (lambda: supcon_loss(Z, Y, contrasts=Z), "contrast_labels is None but contrasts is given"),
-    "no contrasts": (lambda: supcon_loss(Z, Y, contrast_labels=Y), "contrasts is None but contrast_labels is given"),
+    "contrasts nan": (lambda: supcon_loss(Z, Y, contrasts=Z / 0, contrast_labels=Y), "^contrasts has 18 entries"),
+    "no contrast_labels": (
+        lambda: supcon_loss(Z, Y, contrasts=Z),
+        r"^contrast_labels is None but contrasts is given; expected both or neither\.$",
+    ),
+    "no contrasts": (lambda: supcon_loss(Z, Y, contrast_labels=Y), "^contrasts is None but contrast_labels is given"),
     "contrast_labels few": (
         lambda: supcon_loss(Z, Y, contrasts=Z, contrast_labels=Y[1:]),
-        "contrast_labels has 5 .*contrasts has 6",
+        "^contrast_labels has 5 entries but contrasts has 6 rows",
     ),
     "no contrast_distributions": (lambda: genscl_loss(Z, Q, contrasts=Z), "contrast_distributions is None but contrasts"),
+    "contrast_distributions rows": (
+        lambda: genscl_loss(Z, Q, contrasts=Z, contrast_distributions=Q[:5]),
+        r"^contrast_distributions has shape \(5, 4\) .*a row for each of contrasts\.",
+    ),
     "contrast_distributions classes": (
         lambda: genscl_loss(Z, Q, contrasts=Z, contrast_distributions=Q[:, 1:]),
         "contrast_distributions has 3 columns; expected 4",
     ),
-    "offset without contrasts": (lambda: supcon_loss(Z, Y, offset=0), "offset is 0 but contrasts is None"),
-    "offset above": (lambda: supcon_loss(Z, Y, contrasts=Z, contrast_labels=Y, offset=1), "offset is 1 .*from 0 to 0"),
+    "offset without contrasts": (
+        lambda: supcon_loss(Z, Y, offset=0),
+        r"^offset is 0 but contrasts is None; expected contrasts with the anchors among them\.$",
+    ),
+    "offset above": (
+        lambda: supcon_loss(Z, Y, contrasts=Z, contrast_labels=Y, offset=1),
+        r"^offset is 1 with 6 embeddings and 6 contrasts; .* from 0 to 0, or None where embeddings are not among contrasts\.$",
+    ),
     "offset below": (lambda: supcon_loss(Z, Y, contrasts=Z, contrast_labels=Y, offset=-1), "offset is -1 .*from 0 to 0"),
     "offset fraction": (lambda: supcon_loss(Z, Y, contrasts=Z, contrast_labels=Y, offset=0.0), "offset is 0.0 .*from 0 to 0"),
     "offset of others": (
         lambda: supcon_loss(Z, Y, contrasts=Z, contrast_labels=Y + 1, offset=0),
-        "contrast_labels from row 0 on differ from labels",
+        r"^contrast_labels from row 0 on differ from labels; .* embeddings are these rows of contrasts\.$",
     ),
     "vmap": (lambda: torch.func.vmap(lambda z: supcon_loss(z, Y))(Z.expand(2, 6, 3)), "mapped by torch.func.vmap"),
 }
@@ -510,6 +547,20 @@ def test_error_names_what_is_wrong_and_what_to_do(call, message):
 
 
 # Tiles, contrasts, modules, and torch's transformations
+
+
+@every(EVERY_LOSS)
+def test_tile_and_contrasts_reach_the_work_on_pairs(loss, monkeypatch):
+    """As they change nothing but memory and time where contrasts are the batch, no other test of values would notice."""
+    batch, found = random_batch(), []
+    pairs = losses.pair_logsumexp
+    monkeypatch.setattr(losses, "pair_logsumexp", lambda *a, **settings: found.append(settings) or pairs(*a, **settings))
+    key, labels = "contrast_labels", batch.labels
+    if loss is EVERY_LOSS["genscl"]:
+        key, labels = "contrast_distributions", batch.distributions
+    tiled(loss, 3, contrasts=batch.z, offset=0, **{key: labels})(losses, batch.z, batch)
+    (settings,) = found
+    assert settings["tile"] == 3 and settings["offset"] == 0 and settings["contrasts"].shape == batch.z.shape
 
 
 def tiled(loss, tile, **contrasts):
@@ -608,13 +659,19 @@ MODULES = {
 def test_module_is_the_function_with_its_settings(module, function, settings, shown):
     b = random_batch()
     tensors = (b.logits,) * (function is clce_loss) + (b.z, b.distributions if function is genscl_loss else b.labels)
-    contrasts = {"contrasts": b.z, "offset": 0}
-    contrasts["contrast_distributions" if function is genscl_loss else "contrast_labels"] = tensors[-1]
+    more = random_batch(3, seed=1)
+    contrasts = {"contrasts": torch.cat((b.z, more.z)), "offset": 0}
+    if function is genscl_loss:
+        contrasts["contrast_distributions"] = torch.cat((b.distributions, more.distributions))
+    else:
+        contrasts["contrast_labels"] = torch.cat((b.labels, more.labels))
     assert module(**settings)(*tensors) == function(*tensors, **settings)
     assert module(**settings)(*tensors, **contrasts) == function(*tensors, **settings, **contrasts)
     assert module()(*tensors) == function(*tensors)
     assert repr(module(**settings)) == f"{module.__name__}({shown})"
-    with pytest.raises(TypeError, match=f"{module.__name__} has no setting contrasts, tau; expected temp|expected weight"):
+    with pytest.raises(
+        TypeError, match=f"^{module.__name__} has no setting contrasts, tau; expected {', '.join(module().settings)}\\.$"
+    ):
         module(tau=1, contrasts=None)
 
 

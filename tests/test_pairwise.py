@@ -86,6 +86,20 @@ def test_more_rows_than_the_default_tile():
     assert_same(points(n), TERMS, None, labels=random_labels(n, 7), temperature=0.1)
 
 
+def test_temperature_is_1_by_default():
+    assert_same(points(5), TERMS[:1], None)
+
+
+def test_positive_sum_adds_many_rows_without_losing_digits():
+    x, classes = points(50_000, dtype=torch.float32).abs().requires_grad_(), torch.zeros(50_000, dtype=torch.int64)
+    found = positive_sum(x, classes, x, classes, 1)
+    expected = (x.double() * x.double().sum(0)).sum(1)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    torch.testing.assert_close(gradient.double(), 2 * x.detach().double().sum(0).expand(x.shape), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("tile, tiles", [(1, 9), (2, 3), (3, 3), (100, 1)])
 def test_tiles_are_at_most_as_large_as_given_and_visited_only_with_pairs(tile, tiles, monkeypatch):
     shapes = []
@@ -140,5 +154,7 @@ def test_vmap_and_second_derivatives_are_refused():
             with pytest.raises(RuntimeError, match="functorch transforms"):
                 transform(points(6).view(2, 3, 3))
         x = points(3).requires_grad_()
-        with pytest.raises(RuntimeError, match="Second derivatives .* not supported"):
+        with pytest.raises(
+            RuntimeError, match=r"^Second derivatives of sums over pairs are not supported; expected create_graph=False\.$"
+        ):
             torch.autograd.grad(function(x).sum(), x, create_graph=True)

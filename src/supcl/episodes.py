@@ -104,6 +104,17 @@ def class_split(name):
     return {part: sorted(classes) for part, classes in {"base": base, **held_back}.items()}
 
 
+def published_split(name, classes):
+    """(base, novel): positions in `classes`, CIFAR-100's, of the base and the novel ones of class_split(name). Raises ValueError
+    where a class is missing."""
+    split = class_split(name)
+    if missing := sorted({c for part in split.values() for c in part} - set(classes)):
+        raise ValueError(
+            f"class split {name} is of CIFAR-100; {len(missing)} of its classes are missing here, first {missing[0]!r}."
+        )
+    return tuple(np.sort([classes.index(c) for c in split[part]]) for part in ("base", "novel"))
+
+
 # CIFAR-100's superclasses and their classes, and Bertinetto et al.'s split: tristandeleu/pytorch-meta,
 # torchmeta/datasets/assets/cifar100/cifar-fs/*.json
 _CIFAR100 = {
