@@ -234,7 +234,7 @@ def test_a_published_split_finds_its_classes_by_name(name, base, novel):
 
 
 def test_a_published_split_of_other_classes_says_what_is_missing():
-    with pytest.raises(ValueError, match="of CIFAR-100: 100 of its classes are missing, first 'apple'"):
+    with pytest.raises(ValueError, match="of CIFAR-100; 100 of its classes are missing here, first 'apple'"):
         episodes.published_split("fc100", [str(k) for k in range(10)])
 
 
