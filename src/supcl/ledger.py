@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from supcl.report import read_runs, reported, step_times
+from supcl.report import read_runs, reported
 from supcl.tables import interval
 
 LEVEL, POWER = 0.05, 0.8
@@ -81,13 +81,13 @@ class Tables:
     checks: pd.DataFrame
 
     @classmethod
-    def read(cls, results, dataset, classes):
-        """From runs/*.csv and checks/*.csv. Reported runs get a metric step_ms, for which the number of classes is needed."""
+    def read(cls, results, dataset):
+        """From runs/*.csv, what was run on this dataset, and checks/*.csv."""
         paths = {kind: sorted((Path(results) / kind).glob("*.csv")) for kind in ("runs", "checks")}
         runs = read_runs(results, dataset, [path.stem for path in paths["runs"]])
         checks = [pd.read_csv(path).assign(stage=path.stem) for path in paths["checks"]]
         none = pd.DataFrame(columns=["check", "seed", "value", "stage"])
-        return cls(pd.concat([runs, step_times(reported(runs), classes)], ignore_index=True), pd.concat(checks or [none]))
+        return cls(runs, pd.concat(checks or [none]))
 
     @cached_property
     def shots(self):
