@@ -36,7 +36,11 @@ WRITTEN = {
     "paper": "paper/paper.pdf",
 }
 # What `smoke` makes smaller than the notebooks' defaults, where a notebook has such a parameter.
-SMALLER = {"shots": [5], "seeds": [2], "epochs": [1], "sweep_seeds": 1, "map_images": 100}
+SMALLER = {
+    "shots": [5], "seeds": [2], "epochs": [1], "sweep_seeds": 1, "map_images": 100, "timing_rounds": 1,
+    "corruption_seeds": 1, "feature_seeds": 1, "class_splits": 1, "transfer_seeds": 1, "back_seeds": 1,
+    "collapse_seeds": [1, 1], "flipped_seeds": 1, "crop_seeds": 1, "factor_seeds": 1, "epoch_seeds": 1,
+}  # fmt: skip
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NOTEBOOKS = [stage for stage in STAGES if (ROOT / "notebooks" / f"{stage}.ipynb").exists()]  # each after those it reads from
 # What papermill and its engine leave in an executed notebook that differs from run to run.
