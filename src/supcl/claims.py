@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from supcl.ledger import Claim, Runs
-from supcl.report import STAGES
+from supcl.tables import STAGES
 
 # Effects: each is, or returns, a function (Tables, metric) -> Series, one effect per pair
 
@@ -114,8 +114,7 @@ def nearest(numbers, target):
 
 def main(method, shots="few"):
     """A method's reported runs."""
-    stage = {name: stage for stage, name in STAGES.items()}[method]
-    return Runs(stage[:2], "main", method, shots)
+    return Runs(STAGES[method][:2], "main", method, shots)
 
 
 # The claims
@@ -130,6 +129,7 @@ EPISODES = "fine-tuned on some of the classes, 5-way episodes of the others; a p
 SCHANE_FEW = "up to +3.32 points on cross-entropy (few-shot, BEiT-3; abstract)"
 CLCE_FEW = "up to +3.52 points on cross-entropy (few-shot, BEiT-3; abstract)"
 SPLITS = "splits and seeds"
+CORRUPTED = less(Runs("09", "corruptions", "SupCon"), Runs("09", "corruptions", "CE"))
 
 
 def _features(stage, variant, method):
@@ -138,6 +138,18 @@ def _features(stage, variant, method):
 
 def _genscl(variant):
     return Runs("06", variant, "GenSCL", "few")
+
+
+def _on_novel_classes(ids, paper, method, reported):
+    """A method against cross-entropy in episodes of classes never seen, with one and with five shots."""
+    gain = more(Runs("10", "episodes*", method), Runs("10", "episodes*", "CE"))
+    return [
+        Claim(
+            id, paper, f"{method} beats CE on novel classes, {words}", reported, EPISODES, metric, "points", gain, over=SPLITS,
+            figure="10_episode_differences",
+        )
+        for id, words, metric in zip(ids, ("1 shot", "5 shots"), ("1-shot", "5-shot"), strict=True)
+    ]  # fmt: skip
 
 
 CLAIMS = [
@@ -191,21 +203,21 @@ CLAIMS = [
     Claim(
         "S7a", SUPCON, "SupCon makes fewer errors on corrupted images",
         "mCE 67.2 against 68.6 (ImageNet-C, ResNet-50; Figure 3)", f"{FEW}; mean error over corruptions, CE less SupCon",
-        "mce", "points", less(Runs("09", "corruptions", "SupCon"), Runs("09", "corruptions", "CE")),
+        "mce", "points", CORRUPTED,
         figure="09_corruptions",
     ),
     Claim(
         "S7b", SUPCON, "SupCon loses less to corruption",
         "relative mCE 94.6 against 96.2 (ImageNet-C, ResNet-50; Figure 3)",
         f"{FEW}; mean corrupted error above clean error, CE less SupCon",
-        "relative_mce", "points", less(Runs("09", "corruptions", "SupCon"), Runs("09", "corruptions", "CE")),
+        "relative_mce", "points", CORRUPTED,
         figure="09_corruptions",
     ),
     Claim(
         "S8", SUPCON, "SupCon is better calibrated under corruption",
         "ECE .026 to .100 against .033 to .098, severity 1 to 5 (ImageNet-C, ResNet-50; Table 6)",
         f"{FEW}; mean ECE over corruptions, CE less SupCon",
-        "ece", "points", less(Runs("09", "corruptions", "SupCon"), Runs("09", "corruptions", "CE")),
+        "ece", "points", CORRUPTED,
         figure="09_calibration",
     ),
     Claim(
@@ -270,18 +282,7 @@ CLAIMS = [
         "extra time", "%", check("04", "extra time per step, percent of CE's"), kind="at most", margin=5.0, over="rounds",
         figure="07_time",
     ),
-    Claim(
-        "H7a", SCHANE, "SCHaNe beats CE on novel classes, 1 shot",
-        SCHANE_FEW, EPISODES,
-        "1-shot", "points", more(Runs("10", "episodes*", "SCHaNe"), Runs("10", "episodes*", "CE")), over=SPLITS,
-        figure="10_episode_differences",
-    ),
-    Claim(
-        "H7b", SCHANE, "SCHaNe beats CE on novel classes, 5 shots",
-        SCHANE_FEW, EPISODES,
-        "5-shot", "points", more(Runs("10", "episodes*", "SCHaNe"), Runs("10", "episodes*", "CE")), over=SPLITS,
-        figure="10_episode_differences",
-    ),
+    *_on_novel_classes(("H7a", "H7b"), SCHANE, "SCHaNe", SCHANE_FEW),
     Claim(
         "C1", CLCE, "CLCE beats cross-entropy with few images",
         CLCE_FEW, FEW, "accuracy", "points", more(main("CLCE"), main("CE")), figure="07_results",
@@ -298,18 +299,7 @@ CLAIMS = [
         "mnist", "points", more(Runs("10", "transfer", "CLCE"), Runs("10", "transfer", "CE")),
         figure="10_transfer",
     ),
-    Claim(
-        "C2c", CLCE, "CLCE beats CE on novel classes, 1 shot",
-        CLCE_FEW, EPISODES,
-        "1-shot", "points", more(Runs("10", "episodes*", "CLCE"), Runs("10", "episodes*", "CE")), over=SPLITS,
-        figure="10_episode_differences",
-    ),
-    Claim(
-        "C2d", CLCE, "CLCE beats CE on novel classes, 5 shots",
-        CLCE_FEW, EPISODES,
-        "5-shot", "points", more(Runs("10", "episodes*", "CLCE"), Runs("10", "episodes*", "CE")), over=SPLITS,
-        figure="10_episode_differences",
-    ),
+    *_on_novel_classes(("C2c", "C2d"), CLCE, "CLCE", CLCE_FEW),
     Claim(
         "C3a", CLCE, "The two losses together beat cross-entropy alone",
         "", f"{FEATURES}; mean over lambda between 0 and 1 against 0", "accuracy", "points", both_parts(0), figure="05_lambda",

@@ -103,7 +103,7 @@ def paper():
 
 def smoke(folder):
     """Run the pipeline at toy size in folder, which is made anew; nothing else is touched. Parameters are each notebook's
-    defaults but for SMALLER, which keeps the whole below three minutes.
+    defaults but for SMALLER, which keeps the whole to a few minutes.
 
     The smoke profile's digits come with scikit-learn, so data/ stays empty there.
     """

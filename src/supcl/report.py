@@ -93,10 +93,9 @@ def variants_table(runs):
     by = ("stage", "method", "variant", "shots")
     others = runs[~_is_reported(runs) & ~runs.variant.str.startswith("trial")]
     table = summarise(others, by=by)[[*by, "n", "mean", "low", "high"]]
-    stage_of = {method: stage for stage, method in STAGES.items()}
     parts = []
     for method in table.method.unique():
-        main = {"stage": stage_of[method], "method": method, "variant": "main"}
+        main = {"stage": tables.STAGES[method], "method": method, "variant": "main"}
         parts.append(_differences(paired_differences(runs[runs.method == method], main, by=by), by))
     differences = pd.concat(parts) if parts else pd.DataFrame(columns=[*by, "difference", "difference_low", "difference_high"])
     return table.merge(differences, on=by, how="left", validate="one_to_one")
