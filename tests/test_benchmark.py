@@ -63,11 +63,12 @@ def test_the_peer_computes_supcon():
     assert torch.allclose(ours, benchmark.SupConLoss(temperature=0.1)(batch.embeddings, batch.labels), rtol=1e-5)
 
 
-def test_side_by_side_takes_turns():
+def test_side_by_side_takes_turns_in_changing_order():
     calls = []
-    times = benchmark.side_by_side({"a": partial(calls.append, "a"), "b": partial(calls.append, "b")}, rounds=3)
-    assert calls == ["a", "b"] * 4  # the first of each is not measured
-    assert [len(rounds) for rounds in times.values()] == [3, 3] and min(map(min, times.values())) >= 0
+    times = benchmark.side_by_side({name: partial(calls.append, name) for name in "abc"}, rounds=9)
+    rounds = [tuple(calls[k : k + 3]) for k in range(0, len(calls), 3)]  # the first is not measured
+    assert len(rounds) == 10 and all(set(names) == set("abc") for names in rounds) and len(set(rounds)) > 1
+    assert [len(seconds) for seconds in times.values()] == [9, 9, 9] and min(map(min, times.values())) >= 0
 
 
 def test_memory_of_a_known_size_is_measured():

@@ -1,5 +1,6 @@
 """The loop learns, repeats and hands every method the same batches; encoders load what they should; runs give their rows."""
 
+import copy
 import json
 import pickle
 from dataclasses import replace
@@ -14,7 +15,7 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from supcl import data, evaluation, experiment
-from supcl.encoder import ImageEncoder, Model, Outputs, _from_package, feature_encoder
+from supcl.encoder import ImageEncoder, Model, Outputs, SmallMapConv2d, _for_small_maps, _from_package, feature_encoder
 from supcl.experiment import Outcome, Run, Setup, best_trial, execute
 from supcl.losses import genscl_loss, supcon_loss
 from supcl.training import OPTIMIZERS, Batch, Diverged, make_batch, train
@@ -292,6 +293,33 @@ def test_file_that_would_run_code_is_refused(tmp_path):
 def test_missing_weights_say_what_is_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match='nothing.pth.*expected "package", "hub", "none" or the path'):
         ImageEncoder("test_resnet", str(tmp_path / "nothing.pth"))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 3), (4, 2), (7, 7)])
+def test_convolution_for_small_maps_is_the_plain_one(size, kernel, groups):
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(4, 8, kernel, padding=kernel // 2, groups=groups).double()
+    fast = _for_small_maps(copy.deepcopy(plain))
+    assert type(fast) is SmallMapConv2d
+    x = torch.randn(3, 4, *size, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn_like(plain(x))
+    for expected, ours in zip(
+        torch.autograd.grad(plain(x), [x, *plain.parameters()], upstream),
+        torch.autograd.grad(fast(x), [x, *fast.parameters()], upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(fast(x), plain(x))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"stride": 2, "padding": 1}, {"padding": 0}, {"padding": 2, "dilation": 2}, {"padding": 1, "padding_mode": "reflect"}],
+)
+def test_convolutions_that_shrink_the_map_or_spread_their_taps_are_left_alone(settings):
+    assert type(_for_small_maps(torch.nn.Conv2d(2, 2, 3, **settings))) is torch.nn.Conv2d
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -8,6 +8,7 @@ import argparse
 import logging
 import math
 import multiprocessing
+import random
 import resource
 import sys
 import time
@@ -84,14 +85,15 @@ def compiler_problem():
 def side_by_side(steps, rounds):
     """Seconds of each step: {name: function} to {name: list of `rounds` seconds}.
 
-    Each runs once unmeasured, then all take turns, so that a slow moment of the machine meets all of them.
+    Each runs once unmeasured. Then all take turns, so that a slow moment of the machine meets all of them, each round in another
+    order, so that none always follows one that has filled the caches.
     """
     for step in steps.values():
         step()
-    times = {name: [] for name in steps}
+    times, shuffled = {name: [] for name in steps}, random.Random(0)
     for _ in range(rounds):
-        for name, step in steps.items():
-            times[name].append(_seconds(step))
+        for name in shuffled.sample(list(steps), len(steps)):
+            times[name].append(_seconds(steps[name]))
     return times
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -36,7 +37,7 @@ class ImageEncoder(nn.Module):
         import timm  # here, not above: it takes 2 s to load, and notebooks leave encoders to their workers
 
         super().__init__()
-        self.backbone = _load(name, weights).to(memory_format=torch.channels_last)
+        self.backbone = _for_small_maps(_load(name, weights)).to(memory_format=torch.channels_last)
         self.dim = self.backbone.num_features
         config = timm.data.resolve_model_data_config(self.backbone)
         self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None])
@@ -45,6 +46,29 @@ class ImageEncoder(nn.Module):
     def forward(self, images):
         images = (images.expand(-1, 3, -1, -1) - self.mean) / self.std
         return self.backbone(images.contiguous(memory_format=torch.channels_last))
+
+
+class SmallMapConv2d(nn.Conv2d):
+    """A convolution that keeps its map's size, faster on maps of a few pixels, which is what images of 32 pixels become: a 1x1
+    kernel is a matrix product over channels, and of a larger kernel only the taps that reach the map are used (of 5x5 on a 1x1
+    map, one). The result is that of nn.Conv2d."""
+
+    def forward(self, x):
+        reach = self.kernel_size[0] // 2
+        if reach == 0 and self.groups == 1:
+            return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        used = min(reach, max(x.shape[-2:]) - 1)
+        taps = slice(reach - used, reach + used + 1)
+        return F.conv2d(x, self.weight[..., taps, taps], self.bias, padding=used, groups=self.groups)
+
+
+def _for_small_maps(model):
+    for conv in model.modules():
+        size = conv.kernel_size[0] if type(conv) is nn.Conv2d else 0
+        kept = size % 2 and conv.kernel_size == (size, size) and conv.padding == (size // 2, size // 2)
+        if kept and conv.stride == conv.dilation == (1, 1) and conv.padding_mode == "zeros":
+            conv.__class__ = SmallMapConv2d  # same parameters; only forward differs
+    return model
 
 
 def feature_encoder(dim, hidden):

@@ -142,7 +142,8 @@ class _PairLogSumExp(torch.autograd.Function):
         for a, b, here in tiles.visit(ctx.terms):
             shape = (a.stop - a.start, b.stop - b.start)
             s = None if ctx.kept else scratch.products(x[a], y[b], 1 / ctx.temperature)
-            weights = scratch("weights", *shape).zero_()  # dloss/ds: sum over terms of factor (g_i W_ij + g_j W_ji)
+            # dloss/ds: sum over terms of factor (g_i W_ij + g_j W_ji); where exponentials are kept, s itself is done with
+            weights = scratch("products" if ctx.kept else "weights", *shape).zero_()
             for k, factor, *left_out in here:
                 if _fits(factor, ctx.temperature):
                     e = scratch(k, *shape) if ctx.kept else scratch.exps(k, s, factor, *left_out)

@@ -304,7 +304,7 @@ def claims_figure(ledger):
     """
     heading = 1.3  # in rows
     height = len(ledger) + heading * ledger.paper.nunique()
-    fig = plt.figure(figsize=(6.9, 0.15 * height + 0.85))
+    fig = plt.figure(figsize=(6.9, 0.15 * height + 0.85), dpi=90)  # a page of a notebook; files have their own resolution
     fig.set_layout_engine("none")  # every text has its place
     bottom = 0.55 / fig.get_figheight()
     ax = fig.add_axes((0.485, bottom, 0.25, 1 - bottom - 0.25 / fig.get_figheight()))
@@ -438,8 +438,8 @@ def _in_digits(row):
     if row["kind"] == "exact":
         return f"off by {row['effect']:.0e} at most ({row['runs']} {row['over']})"
     unit = row["unit"]
-    nearer = min(abs(row["low"]), abs(row["high"]))  # a bound near 0 shows on which side it is
-    digits = 1 + (nearer < 0.05) + (nearer < 0.005) if unit.startswith(("points", "%")) else 3
+    smallest = min(abs(row[name]) for name in ("low", "effect", "high"))  # near 0, more digits show on which side
+    digits = 1 + (smallest < 0.05) + (smallest < 0.005) if unit.startswith(("points", "%")) else 3
     plus, limit = ("+", "") if row["kind"] == "effect" else ("", f", limit {row['margin']:g}")
     mean, low, high = (f"{round(row[name], digits) + 0.0:{plus}.{digits}f}" for name in ("effect", "low", "high"))
     bounds = f"({low} to {high})" if row["runs"] > 1 else "(one pair)"
