@@ -37,6 +37,7 @@ WRITTEN = {
 }
 # What `smoke` makes smaller than the notebooks' defaults, where a notebook has such a parameter.
 SMALLER = {
+    "encoder": "test_resnet", "weights": "none",
     "shots": [5], "seeds": [2], "epochs": [1], "sweep_seeds": 1, "map_images": 100, "timing_rounds": 1,
     "corruption_seeds": 1, "feature_seeds": 1, "class_splits": 1, "transfer_seeds": 1, "back_seeds": 1,
     "collapse_seeds": [1, 1], "flipped_seeds": 1, "crop_seeds": 1, "factor_seeds": 1, "epoch_seeds": 1,
