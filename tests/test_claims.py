@@ -32,8 +32,7 @@ from supcl.ledger import (
     verdict,
 )
 from supcl.paths import ROOT
-from supcl.report import STAGES
-from supcl.tables import interval
+from supcl.tables import STAGES, interval
 
 SEEDS = range(5)
 METRICS = ["accuracy", "probe_accuracy", "neighbour_accuracy", "within_class_cosine", "between_class_cosine", "isotropy"]
@@ -54,7 +53,7 @@ def rows(stage, method, variant, shots="all", metrics=METRICS, value=50.0, sprea
 def made_up():
     """Tables that hold every run a claim may ask for."""
     runs = []
-    for stage, method in STAGES.items():
+    for method, stage in STAGES.items():
         for shots in (20, 100):
             runs += rows(stage, method, "main", shots)
     features = {

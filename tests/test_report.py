@@ -8,14 +8,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from supcl import report, tables
 
-METHODS = list(report.STAGES.values())
+METHOD_OF = {stage: method for method, stage in tables.STAGES.items()}
+METHODS = list(tables.STAGES)
 GAIN = {"CE": 0, "SupCon": -1, "SCHaNe": 2, "CLCE": 1, "GenSCL": 0.5}
 METRICS = ["accuracy", "within_class_cosine", "between_class_cosine", "isotropy", "simplex_distance"]
 
 
 def rows(stage, variant="main", shots=(20, 100), seeds=3, gain=0.0, dataset="digits"):
     """Rows of one method: accuracy 70 + seed + gain + shots / 10, seconds 2 + gain."""
-    method = report.STAGES[stage]
+    method = METHOD_OF[stage]
     settings = json.dumps({"epochs": 5, "batch_size": 50})
     return pd.DataFrame(
         [
@@ -41,7 +42,7 @@ def rows(stage, variant="main", shots=(20, 100), seeds=3, gain=0.0, dataset="dig
 
 @pytest.fixture
 def runs():
-    return pd.concat([rows(stage, gain=GAIN[method]) for stage, method in report.STAGES.items()], ignore_index=True)
+    return pd.concat([rows(stage, gain=GAIN[method]) for stage, method in METHOD_OF.items()], ignore_index=True)
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def results(tmp_path, runs, curves):
     """A results folder as experiment.write_results leaves it."""
     for kind in ("runs", "curves", "embeddings"):
         (tmp_path / kind).mkdir()
-    for stage, method in report.STAGES.items():
+    for stage, method in METHOD_OF.items():
         features = rows(stage, "features: beta 0.5", shots=["all"], seeds=2)
         table = pd.concat([runs[runs.stage == stage], features]).drop(columns="stage")
         table.to_csv(tmp_path / "runs" / f"{stage}.csv", index=False)
@@ -85,7 +86,7 @@ def close_figures():
 
 def test_all_runs_are_joined_and_shots_stay_numbers(results):
     runs = report.read_runs(results, "digits")
-    assert set(runs.method) == set(METHODS) and set(runs.stage) == set(report.STAGES)
+    assert set(runs.method) == set(METHODS) and set(runs.stage) == set(METHOD_OF)
     assert set(runs.shots) == {20, 100, "all"}
     assert report.reported(runs).shots.dtype == int
 

@@ -15,12 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 from sklearn.manifold import TSNE
 
-from supcl import tables
 from supcl.evaluation import unit_rows
 from supcl.figures import COLORS, COLUMN, GREY, dot
-from supcl.tables import interval, paired_differences, summarise
+from supcl.tables import STAGES, interval, paired_differences, summarise
 
-STAGES = {stage: method for method, stage in tables.STAGES.items()}
 MARKERS = ["o", "D", "s", "^"]  # one per number of shots
 PROTOCOL = ["encoder", "weights", "image_size", "batch_size", "weight_decay", "epochs", "evaluate_on"]  # the same for all
 # How claims_figure marks a verdict: by shape and colour.
@@ -35,10 +33,10 @@ VERDICT_MARKS = {
 CLASS_COLORS = ["#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#555555"]
 
 
-def read_runs(results, dataset, stages=tuple(STAGES)):
-    """The long tables of stages as one, with a column `stage`, of the runs on this dataset. shots is a number, or "all" for runs
-    on features."""
-    runs = _read_tables(results, "runs", stages)
+def read_runs(results, dataset, stages=None):
+    """The long tables of stages (None: those of the methods) as one, with a column `stage`, of the runs on this dataset. shots is
+    a number, or "all" for runs on features."""
+    runs = _read_tables(results, "runs", STAGES.values() if stages is None else stages)
     found = runs[runs.dataset == dataset]
     if missing := sorted(set(runs.stage) - set(found.stage)):
         others = ", ".join(runs[runs.stage.isin(missing)].dataset.unique())
@@ -50,13 +48,13 @@ def read_runs(results, dataset, stages=tuple(STAGES)):
 
 def read_curves(results):
     """Training curves of all methods as one table, with a column `stage`."""
-    return _read_tables(results, "curves", STAGES)
+    return _read_tables(results, "curves", STAGES.values())
 
 
 def read_arrays(results):
     """{method: {name: array}} of the predictions and embeddings kept by the reported runs."""
     arrays = {}
-    for stage, method in STAGES.items():
+    for method, stage in STAGES.items():
         with np.load(_existing(results, "embeddings", stage, "npz")) as file:
             arrays[method] = {name: file[name] for name in file}
     return arrays
@@ -95,7 +93,7 @@ def variants_table(runs):
     table = summarise(others, by=by)[[*by, "n", "mean", "low", "high"]]
     parts = []
     for method in table.method.unique():
-        main = {"stage": tables.STAGES[method], "method": method, "variant": "main"}
+        main = {"stage": STAGES[method], "method": method, "variant": "main"}
         parts.append(_differences(paired_differences(runs[runs.method == method], main, by=by), by))
     differences = pd.concat(parts) if parts else pd.DataFrame(columns=[*by, "difference", "difference_low", "difference_high"])
     return table.merge(differences, on=by, how="left", validate="one_to_one")
@@ -345,7 +343,7 @@ def _read_tables(results, kind, stages):
 
 
 def _is_reported(rows):
-    return (rows.variant == "main") & (rows.method == rows.stage.map(STAGES))
+    return (rows.variant == "main") & (rows.stage == rows.method.map(STAGES))
 
 
 def _values(rows, name):
