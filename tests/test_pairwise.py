@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supcl.pairwise import FITS, default_tile, pair_logsumexp, positive_sum
+from supcl.pairwise import FITS, default_tile, pair_logsumexp, positive_sum, similarity_sums
 
 TERMS = [("others", 1.0), ("positives", 1), ("positives", -0.3), ("negatives", 2.0), ("negatives", 0.0)]
 
@@ -100,6 +100,27 @@ def test_positive_sum_adds_many_rows_without_losing_digits():
     torch.testing.assert_close(gradient.double(), 2 * x.detach().double().sum(0).expand(x.shape), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("own", [None, slice(2, 8)])
+def test_similarity_sums_are_those_of_the_whole_matrix(own):
+    a, x, q, p = (
+        v.requires_grad_() for v in (points(6), points(9, seed=1), points(6, 4, seed=2).abs(), points(9, 4, seed=3).abs())
+    )
+    weights = torch.ones(6, 9, dtype=torch.float64)
+    if own:
+        weights[torch.arange(6), torch.arange(6) + own.start] = 0
+        with torch.no_grad():
+            x[own], p[own] = a, q
+    expected = ((q @ p.T * weights).sum(1), (q @ p.T * (a @ x.T) * weights).sum(1))
+    found = similarity_sums(a, q, x, p, own)
+    torch.testing.assert_close(found, expected)
+    share = torch.linspace(-1, 1, 6, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad((share * (total.log() + pull)).sum(), (a, x, q, p)) for total, pull in (found, expected))
+    for gradient, exact, rows in zip(ours, theirs, (a, x, q, p), strict=True):
+        if rows is x:  # the part along an own contrast is left out
+            gradient, exact = (g - (g * x).sum(1, keepdim=True) * x for g in (gradient, exact))
+        torch.testing.assert_close(gradient, exact)
+
+
 @pytest.mark.parametrize("tile, tiles", [(1, 9), (2, 3), (3, 3), (100, 1)])
 def test_tiles_are_at_most_as_large_as_given_and_visited_only_with_pairs(tile, tiles, monkeypatch):
     shapes = []
@@ -143,13 +164,19 @@ def test_sum_over_no_pair_is_minus_infinity_and_stops_every_gradient(temperature
 def test_precision_is_kept_under_autocast():
     x = points(8, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = pair_logsumexp(x, TERMS[:1])
-    assert found.dtype == torch.float32 and found.equal(pair_logsumexp(x, TERMS[:1]))
+        found = pair_logsumexp(x, TERMS[:1]), *similarity_sums(x, x, x, x)
+    expected = pair_logsumexp(x, TERMS[:1]), *similarity_sums(x, x, x, x)
+    assert all(ours.dtype == torch.float32 and ours.equal(theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_vmap_and_second_derivatives_are_refused():
-    classes = torch.zeros(3, dtype=torch.int64)
-    for function in (lambda x: pair_logsumexp(x, TERMS[:1]), lambda x: positive_sum(x, classes, x, classes, 1)):
+    classes, q = torch.zeros(3, dtype=torch.int64), points(3)
+    functions = [
+        lambda x: pair_logsumexp(x, TERMS[:1]),
+        lambda x: positive_sum(x, classes, x, classes, 1),
+        lambda x: similarity_sums(x, q, x, q)[1],
+    ]
+    for function in functions:
         for transform in (torch.func.vmap(function), torch.func.grad(lambda x: function(x[0]).sum())):  # noqa: B023
             with pytest.raises(RuntimeError, match="functorch transforms"):
                 transform(points(6).view(2, 3, 3))

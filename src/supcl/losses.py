@@ -26,7 +26,7 @@ import numbers
 import torch
 import torch.nn.functional as F
 
-from supcl.pairwise import pair_logsumexp, positive_sum
+from supcl.pairwise import pair_logsumexp, positive_sum, similarity_sums
 
 
 def supcon_loss(embeddings, labels, *, temperature=0.1, form="out", contrasts=None, contrast_labels=None, offset=None, tile=None):
@@ -188,15 +188,8 @@ def genscl_loss(
 
 
 def _similarity_sums(q, p, batch):
-    """sum_j c_ij and sum_j c_ij z_i . z_j over contrasts but i itself, of unit distributions q (N, C) and p (M, C): over all
-    contrasts sum_j c_ij = q_i . sum_j p_j and sum_j c_ij z_j = q_i^T (P^T Z)."""
-    z, contrasts = batch.anchors.to(q.dtype), batch.contrasts.to(q.dtype)
-    with torch.autocast(q.device.type, enabled=False):
-        total, pull = q @ p.sum(0), q @ (p.T @ contrasts)
-    if batch.own is not None:
-        c_ii = (q * p[batch.own]).sum(1)
-        total, pull = total - c_ii, torch.addcmul(pull, c_ii[:, None], z.detach(), value=-1)
-    return total, (z * pull).sum(1)
+    """sum_j c_ij and sum_j c_ij z_i . z_j over contrasts but i itself, in the precision of q."""
+    return similarity_sums(batch.anchors.to(q.dtype), q, batch.contrasts.to(q.dtype), p, batch.own)
 
 
 def tcl_loss(

@@ -8,6 +8,7 @@ pair_logsumexp  log sum_j exp(factor s_ij), s_ij = a_i . c_j / temperature, in t
                 dL_i/da_i = factor / temperature sum_j W_ij c_j,    dL_i/dc_j = factor / temperature W_ij a_i
 
 positive_sum    sum_p a_i . c_p over positives, which is linear: a product with the sum of a class, no pair is visited.
+similarity_sums the same where labels are distributions, and positives so by degrees.
 """
 
 import torch
@@ -43,6 +44,19 @@ def positive_sum(anchors, classes, contrasts, contrast_classes, count, own=None)
     classes (N,) and contrast_classes (M,) are int64 below count; own is a slice of N contrasts, the anchors themselves.
     """
     return _PositiveSum.apply(anchors, classes, contrasts, contrast_classes, count, own)
+
+
+def similarity_sums(anchors, q, contrasts, p, own=None):
+    """sum_j c_ij and sum_j c_ij a_i . c_j over contrasts j, without row i of contrasts[own], c_ij = q_i . p_j: (N,) each.
+
+    q (N, C) and p (M, C) are of anchors (N, D) and contrasts (M, D); own is a slice of N contrasts, the anchors themselves. Of
+    the gradient of an own contrast the part along it may be off, which vanishes where rows are normalised.
+    """
+    total, c_ii = (q * p.sum(0)).sum(1), None  # sum_j c_ij = q_i . sum_j p_j
+    if own is not None:
+        c_ii = (q * p[own]).sum(1)
+        total = total - c_ii
+    return total, _SimilaritySum.apply(anchors, q, contrasts, p, c_ii, own)
 
 
 def default_tile(device):
@@ -216,6 +230,36 @@ class _PositiveSum(torch.autograd.Function):
         if ctx.own is not None:
             grad_contrasts[ctx.own].sub_(pull)
         return grad[:, None] * positives, None, grad_contrasts, None, None, None
+
+
+class _SimilaritySum(torch.autograd.Function):
+    """sum_j c_ij a_i . x_j = a_i . q_i^T (P^T X) for contrasts X, without c_ii a_i . x_i."""
+
+    @staticmethod
+    def forward(ctx, anchors, q, contrasts, p, c_ii, own):
+        by_class = _product(p.T, contrasts)
+        pull = _product(q, by_class)
+        if own is not None:
+            pull.addcmul_(c_ii[:, None], contrasts[own], value=-1)
+        ctx.save_for_backward(anchors, q, contrasts, p, by_class, pull)
+        ctx.own = own
+        return (anchors * pull).sum(1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        _refuse_second_derivatives()
+        anchors, q, contrasts, p, by_class, pull = ctx.saved_tensors
+        grad, grad_q, grad_p, grad_c = grad[:, None], None, None, None
+        push = grad * anchors
+        push_by_class = _product(q.T, push)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
+            grad_q, grad_p = _product(push, by_class.T), _product(contrasts, push_by_class.T)
+            grad_c = None if ctx.own is None else -(push * contrasts[ctx.own]).sum(1)
+        return grad * pull, grad_q, _product(p, push_by_class), grad_p, grad_c, None
+
+
+def _product(x, y):
+    return torch.mm(x, y, out=x.new_empty(x.shape[0], y.shape[1]))  # out= keeps x's precision, which autocast would lower
 
 
 def _class_sums(x, classes, count):
