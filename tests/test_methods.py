@@ -1,13 +1,13 @@
 """A method as reported is what its notebook chose, and changes in one place at a time."""
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
 from supcl import experiment, methods
-from supcl.encoder import Outputs
 from supcl.losses import clce_loss, supcon_loss
 from supcl.training import Batch
 
@@ -37,7 +37,7 @@ def results(tmp_path):
 def batch():
     torch.manual_seed(0)
     labels = torch.arange(12) % 4
-    outputs = Outputs(torch.randn(12, 6), torch.randn(12, 3), torch.randn(12, 4))
+    outputs = SimpleNamespace(embedding=torch.randn(12, 6), projection=torch.randn(12, 3), logits=torch.randn(12, 4))
     return outputs, Batch(torch.empty(12), labels, torch.empty(12, 4))
 
 

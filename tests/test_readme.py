@@ -22,9 +22,11 @@ def test_the_results_are_those_of_the_tables():
     assert pipeline.with_results(README, ROOT / "results") == README
 
 
-@pytest.mark.parametrize("changed, column", [("table.csv", "mean"), ("cost.csv", "value"), ("claims.csv", "verdict")])
+@pytest.mark.parametrize(
+    "changed, column", [("table.csv", "mean"), ("cost.csv", "value"), ("claims.csv", "verdict"), ("estimates.csv", "gpu_hours")]
+)
 def test_a_changed_number_changes_the_results(tmp_path, changed, column):
-    for name in ("table.csv", "cost.csv", "claims.csv"):
+    for name in ("table.csv", "cost.csv", "claims.csv", "estimates.csv"):
         table = pd.read_csv(ROOT / "results" / name)
         if name == changed:
             table[column] = "refuted" if column == "verdict" else table[column] + 1e9

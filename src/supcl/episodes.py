@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from supcl import data, evaluation
+from supcl import data, datasets, evaluation
 from supcl.tables import interval
 
 
@@ -47,14 +47,15 @@ def episode_accuracies(embeddings, labels, ways, shots, queries, episodes, seed)
     return np.array(accuracies)
 
 
-def on_novel_classes(trained, inputs, labels, *, ways, shots, queries, episodes, images_per_class):
-    """For Run.also: episodes on test images of the classes that the run was not told of, at most images_per_class of each.
+def on_novel_classes(trained, inputs, labels, *, ways, shots, queries, episodes, images_per_class, novel=None):
+    """For Run.also: episodes on test images of the classes `novel`, at most images_per_class of each; None: of all classes that
+    the run was not told of.
 
     Metrics "<n>-shot", the mean accuracy in percent, and "<n>-shot half width" of its 95 % interval over episodes, for each n of
     `shots`. The episodes depend on the run's seed and its classes alone, so they are the same for every method.
     """
     images, labels = data.load(trained.setup.dataset).test.open("episodes of classes never trained on")
-    novel = np.setdiff1d(labels, trained.labels)
+    novel = np.setdiff1d(labels, trained.labels) if novel is None else novel
     chosen = np.concatenate([np.flatnonzero(labels == c)[:images_per_class] for c in novel])
     embeddings, _ = trained.outputs(images[chosen])
     metrics = {}
@@ -91,26 +92,32 @@ def random_split(classes, base, seed):
 
 
 def class_split(name):
-    """{"base", "validation", "novel"}: names of CIFAR-100's classes in the published split "cifar-fs" (64, 16 and 20 classes,
-    divided at random) or "fc100" (60, 20 and 20, divided by superclass). CIFAR-100 numbers its classes in alphabetical order."""
+    """{"base", "validation", "novel"}: names of the classes in a published split.
+
+    Of CIFAR-100: "cifar-fs" (64, 16 and 20 classes, divided at random) and "fc100" (60, 20 and 20, divided by superclass). Of its
+    own data set: "mini-imagenet" (64, 16 and 20) and "tiered-imagenet" (351, 97 and 160), as the files on disk divide them.
+    """
+    if name.startswith(("mini-imagenet", "tiered-imagenet")):
+        return datasets.class_split(name)
     if name == "cifar-fs":
         held_back = {part: classes.split() for part, classes in _CIFAR_FS.items()}
     elif name == "fc100":
         held_back = {part: " ".join(_CIFAR100[s] for s in supers.split()).split() for part, supers in _FC100.items()}
     else:
-        raise ValueError(f"class split is {name!r}; expected 'cifar-fs' or 'fc100'.")
+        raise ValueError(f"class split is {name!r}; expected cifar-fs, fc100, mini-imagenet or tiered-imagenet.")
     others = {c for classes in held_back.values() for c in classes}
     base = [c for classes in _CIFAR100.values() for c in classes.split() if c not in others]
     return {part: sorted(classes) for part, classes in {"base": base, **held_back}.items()}
 
 
 def published_split(name, classes):
-    """(base, novel): positions in `classes`, CIFAR-100's, of the base and the novel ones of class_split(name). Raises ValueError
-    where a class is missing."""
+    """(base, novel): positions in `classes`, those of a data set, of the base and the novel ones of class_split(name). Raises
+    ValueError where a class is missing."""
     split = class_split(name)
     if missing := sorted({c for part in split.values() for c in part} - set(classes)):
         raise ValueError(
-            f"class split {name} is of CIFAR-100; {len(missing)} of its classes are missing here, first {missing[0]!r}."
+            f"class split {name} is of another data set: {len(missing)} of its classes are missing here, first {missing[0]!r}. "
+            "cifar-fs and fc100 divide cifar-100, the others the data set of their name."
         )
     return tuple(np.sort([classes.index(c) for c in split[part]]) for part in ("base", "novel"))
 

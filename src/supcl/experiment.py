@@ -1,12 +1,15 @@
 """Runs: train on a draw of images or on frozen features, evaluate, and give the rows of the long table.
 
 A run is described by a Run, so that every method is trained and tested by the same code; the notebooks only choose
-objectives and settings. Runs are independent and each uses one thread, so results do not depend on the number of cores.
+objectives and settings. Runs are independent and on the CPU each uses one thread, so results do not depend on the number of
+cores.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
@@ -16,11 +19,31 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 
 from supcl import data, evaluation
-from supcl.encoder import ImageEncoder, Model, feature_encoder
-from supcl.tables import interval
+from supcl.compute import LAPTOP, Compute, launch, place
+from supcl.encoder import Architecture, ImageEncoder, Model, architecture, feature_encoder
+from supcl.paths import existing
+from supcl.tables import images_in_words, interval
 from supcl.training import OPTIMIZERS, Diverged, train
 
 COLUMNS = ["method", "variant", "dataset", "shots", "seed", "metric", "value", "seconds", "settings"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the whole encoder is fine-tuned, by all methods alike. The first four: see training.train."""
+
+    optimizer: str = "adamw"
+    warm_up: float = 0.1
+    final: float = 4e-6
+    layer_decay: float | None = None
+    augmentation: str = "crop"  # a name in data.AUGMENTATIONS
+
+    def __post_init__(self):
+        for name, allowed in (("optimizer", OPTIMIZERS), ("augmentation", data.AUGMENTATIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"recipe has {name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
+        if not (0 <= self.warm_up < 1 and 0 < self.final <= 1):
+            raise ValueError(f"recipe has warm_up {self.warm_up} and final {self.final}; expected shares below 1, final above 0.")
 
 
 @dataclass(frozen=True)
@@ -29,11 +52,19 @@ class Setup:
 
     shared: str  # folder written by 01_data
     dataset: str
-    encoder: str  # a timm name
+    encoder: Architecture | str  # also a mapping, see encoder.architecture; a timm name stays one
     weights: str  # "package", "hub", "none" or a file
     image_size: int  # pixels a side
     batch_size: int  # images a step; each gives two views
     weight_decay: float
+    recipe: Recipe = Recipe()  # also a mapping of its fields
+    compute: Compute = LAPTOP  # as recipe
+
+    def __post_init__(self):
+        readers = {"encoder": architecture, "recipe": lambda given: Recipe(**given), "compute": lambda given: Compute(**given)}
+        for name, read in readers.items():
+            if isinstance(getattr(self, name), dict):  # as notebooks have it; read, it can be a key of a cache
+                object.__setattr__(self, name, read(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -41,16 +72,18 @@ class Run:
     """One training run and its evaluation.
 
     objective    (Outputs, Batch) -> loss.
-    shots        images per class to fine-tune the whole encoder on; 0: an MLP on the frozen features of all training images.
+    shots        images per class to fine-tune the whole encoder on, or "full": on all training images. 0: an MLP on the frozen
+                 features of all training images.
     classifier   "own": the model's linear classifier, trained by the objective. "probe": a linear classifier fitted
                  afterwards on the frozen encoder, the second stage of two-stage methods.
     evaluate_on  "validation" for tuning, "test" for reporting.
     mix          see training.train.
-    optimizer    see training.train.
+    optimizer    see training.train. None: the setup's for the whole encoder, "adamw" on features.
+    queue_size   see training.train, as for momentum.
     draw         (splits: name -> indices, labels (N,) of all training images, seed) -> (indices (n,), labels (n,)): the images to
                  train on and what the run is told of them. None: the draw of this seed with `shots` of each class, or all
                  training images. Evaluation is on images of the classes among these labels.
-    augment      (size, flips) -> a function of a batch, for fine-tuning; None: data.Augment.
+    augment      (size, flips) -> a function of a batch, for fine-tuning; None: the setup's.
     also         (Trained, inputs (M, ...), labels (M,)) -> {metric: value}, more to measure on the evaluated images.
     watch        the same on validation images after every epoch; its metrics are called "<name>, epoch <n>" in the table.
     settings     the method's own, for the record; with learning_rate, epochs and the rest they go into the table.
@@ -61,15 +94,17 @@ class Run:
     method: str
     variant: str
     objective: Callable
-    shots: int
+    shots: int | str
     seed: int
     learning_rate: float
     epochs: int
     classifier: str = "own"
     evaluate_on: str = "test"
     mix: Callable | None = None
-    optimizer: str = "adamw"
+    optimizer: str | None = None
     batch_size: int | None = None
+    queue_size: int = 0
+    momentum: float = 0.999
     draw: Callable | None = None
     augment: Callable | None = None
     also: Callable | None = None
@@ -82,10 +117,12 @@ class Run:
         for name, value, allowed in (
             ("classifier", self.classifier, ("own", "probe")),
             ("evaluate_on", self.evaluate_on, ("validation", "test")),
-            ("optimizer", self.optimizer, tuple(OPTIMIZERS)),
+            ("optimizer", self.optimizer, (None, *OPTIMIZERS)),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; expected one of {allowed}.")
+        if self.shots != "full" and not isinstance(self.shots, int | np.integer):
+            raise ValueError(f'shots is {self.shots!r}; expected a number of images per class, 0 or "full".')
 
 
 @dataclass(frozen=True)
@@ -96,7 +133,7 @@ class Trained:
     setup: Setup
     model: torch.nn.Module  # in eval mode
     prepare: Callable  # images or features as `inputs` below -> what the model takes
-    inputs: torch.Tensor  # (N, ...) that it was trained on; about 5,000 of them where there are more, on frozen features
+    inputs: torch.Tensor  # (N, ...), or ImageFiles, it was trained on; of more than 5,000 with frozen features about so many
     labels: np.ndarray  # (N,) as it was told
 
     def outputs(self, inputs):
@@ -135,22 +172,33 @@ class Outcome:
 
 
 def run_all(runs, setup):
-    """Outcomes of all runs, in their order, computed on all cores; prints a line as each one ends."""
+    """Outcomes of all runs, in their order; prints a line as each one ends. On the CPU they go side by side, one on each core;
+    on a GPU, or where several processes share each run, one after another. Where torchrun has started this process with others,
+    outcomes are the main one's; the others get None for each."""
     outcomes = []
-    with parallel_config("loky", inner_max_num_threads=1):
-        for outcome in Parallel(n_jobs=-1, return_as="generator")(delayed(execute)(run, setup) for run in runs):
-            outcomes.append(outcome)
+    for outcome in _executed(runs, setup):
+        outcomes.append(outcome)
+        if outcome:
             print(_progress_line(len(outcomes), len(runs), outcome), flush=True)
     return outcomes
 
 
+def _executed(runs, setup):
+    if not setup.compute.runs_share_cores:
+        yield from (launch(execute, run, setup, compute=setup.compute) for run in runs)
+        return
+    with parallel_config("loky", inner_max_num_threads=1):
+        yield from Parallel(n_jobs=-1, return_as="generator")(delayed(execute)(run, setup) for run in runs)
+
+
 def execute(run, setup):
-    """Train and evaluate one run with one thread. The same run gives the same numbers.
+    """Train and evaluate one run, on the CPU with one thread. The same run gives the same numbers.
 
     Test images are sealed while a model is trained, and for a run judged on validation images to its end. A run that diverges
-    has the accuracy of always naming the first class, and a metric `diverged_at_step`.
+    has the accuracy of always naming the first class, and a metric `diverged_at_step`. None in processes but the main one.
     """
-    torch.set_num_threads(1)
+    if setup.compute.runs_share_cores:
+        torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     return (_fine_tune if run.shots else _train_on_features)(run, setup)
 
@@ -180,10 +228,11 @@ def write_results(folder, stage, setup, outcomes):
     main = [outcome for outcome in outcomes if outcome.run.variant == "main"]
     for shots in dict.fromkeys(outcome.run.shots for outcome in main):
         group = [outcome for outcome in main if outcome.run.shots == shots]
-        arrays[f"predictions_{shots}"] = np.stack([outcome.predictions for outcome in group]).astype(np.uint8)
+        predictions = np.stack([outcome.predictions for outcome in group])
+        arrays[f"predictions_{shots}"] = predictions.astype(np.min_scalar_type(predictions.max()))
         arrays |= {f"embedding_{shots}": o.embeddings[:2000].astype(np.float16) for o in group if o.run.seed == 0}
         mean, low, high = interval([outcome.metrics["accuracy"] for outcome in group])
-        means[f"{shots} per class"] = {"accuracy": mean, "low": low, "high": high, "seeds": len(group)}
+        means[images_in_words(shots)] = {"accuracy": mean, "low": low, "high": high, "seeds": len(group)}
     np.savez_compressed(folder / "embeddings" / f"{stage}.npz", **arrays)
     (folder / "metrics" / f"{stage}.json").write_text(json.dumps({main[0].run.method: means}, indent=2) + "\n")
     return long
@@ -207,7 +256,10 @@ def _write_table(path, frame):
 
 
 def extract_features(images, setup, size):
-    """Embeddings (N, D) float16 of images (N, 1, H, W) by the untrained-here encoder, at size x size pixels, on all cores."""
+    """Embeddings (N, D) float16 of images (N, C, H, W), or N ImageFiles, by the untrained-here encoder, at size x size pixels, on
+    all cores or on the GPU."""
+    if not setup.compute.runs_share_cores:
+        return _features_of(images, setup, size)
     with parallel_config("loky", inner_max_num_threads=1):
         chunks = Parallel(n_jobs=-1)(delayed(_features_of)(part, setup, size) for part in images.split(2500))
     return np.concatenate(chunks)
@@ -221,9 +273,11 @@ def frozen_batch(setup, size, seed=0):
 
 
 def _features_of(images, setup, size):
-    torch.set_num_threads(1)
+    if setup.compute.runs_share_cores:
+        torch.set_num_threads(1)
     torch.manual_seed(0)  # with weights "none", every part needs the same encoder
-    embeddings, _ = evaluation.outputs_of(new_model(setup).eval(), images, partial(data.plain, size=size))
+    model = new_model(setup).to(place(setup.compute).device).eval()
+    embeddings, _ = evaluation.outputs_of(model, images, partial(data.plain, size=size))
     return embeddings.astype(np.float16)
 
 
@@ -232,9 +286,17 @@ def table(outcomes, setup):
     rows = []
     for outcome in outcomes:
         run = outcome.run
-        record = asdict(setup) | run.settings | {key: getattr(run, key) for key in ("learning_rate", "epochs", "classifier")}
-        record |= {"batch_size": run.batch_size or setup.batch_size, "evaluate_on": run.evaluate_on, "optimizer": run.optimizer}
-        del record["shared"], record["dataset"]
+        record = asdict(setup)
+        del record["shared"], record["dataset"], record["compute"]
+        recipe = record.pop("recipe") if run.shots else {"optimizer": "adamw"}
+        record |= recipe | run.settings | {key: getattr(run, key) for key in ("learning_rate", "epochs", "classifier")}
+        record |= {"batch_size": run.batch_size or setup.batch_size, "evaluate_on": run.evaluate_on}
+        record["optimizer"] = run.optimizer or record["optimizer"]
+        compute = replace(setup.compute, checkpoints=None)
+        if compute != LAPTOP:
+            record["compute"] = {name: value for name, value in asdict(compute).items() if value != getattr(LAPTOP, name)}
+        if run.queue_size:
+            record |= {"queue_size": run.queue_size, "momentum": run.momentum}
         for metric, value in outcome.metrics.items():
             identity = [run.method, run.variant, setup.dataset, run.shots or "all", run.seed, metric, value]
             rows.append([*identity, round(outcome.seconds, 2), json.dumps(record, sort_keys=True)])
@@ -251,6 +313,15 @@ def curves(outcomes):
     return pd.DataFrame(rows, columns=["method", "variant", "shots", "seed", "epoch", "loss", "validation_accuracy"])
 
 
+def choose(trials, setup):
+    """(the best of the trials, their outcomes). Where all have the same settings, and so one variant, there is nothing to choose:
+    the first is returned and none is run."""
+    if len({trial.variant for trial in trials}) == 1:
+        return trials[0], []
+    outcomes = run_all(trials, setup)
+    return best_trial(outcomes), outcomes
+
+
 def best_trial(outcomes):
     """The run whose settings have the highest mean validation accuracy over their seeds. Refuses runs that saw the test set."""
     if any(outcome.run.evaluate_on != "validation" for outcome in outcomes):
@@ -265,25 +336,26 @@ def best_trial(outcomes):
 
 def new_model(setup):
     """A model on images with setup's encoder and fresh heads."""
-    encoder = ImageEncoder(setup.encoder, setup.weights)
-    return Model(encoder, encoder.dim, classes=len(_images(setup.dataset).classes))
+    shape = architecture(setup.encoder)
+    encoder = ImageEncoder(shape, setup.weights)
+    heads = {name: getattr(shape, name) for name in ("projection_dim", "hidden", "classifier_scale")}
+    return Model(encoder, encoder.dim, classes=len(_images(setup.dataset).classes), **heads)
 
 
 @lru_cache(2)
 def load_model(setup, path):
     """The model whose weights were saved at path, in eval mode. Kept in memory and drawn without touching torch's random
     numbers, so an objective may ask for it at every step and a run does not depend on who asked first."""
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path} is missing. 02_cross_entropy writes it: run that notebook with the same seeds first.")
+    existing(path, "02_cross_entropy")
     with torch.random.fork_rng(devices=[]):
         model = new_model(setup)
     model.load_state_dict(torch.load(path, weights_only=True))
-    return model.eval()
+    return model.to(place(setup.compute).device).eval()
 
 
 def draw_name(shots, seed):
-    """Name of a few-shot draw in splits.npz."""
-    return f"draw_{shots}_{seed}"
+    """Name of a few-shot draw in splits.npz; "train", which holds them all, for shots "full"."""
+    return "train" if shots == "full" else f"draw_{shots}_{seed}"
 
 
 def _fine_tune(run, setup):
@@ -291,9 +363,11 @@ def _fine_tune(run, setup):
     chosen, labels = _drawn(run, splits, images.train_labels, draw_name(run.shots, run.seed))
     train_images, validation = images.train_images[chosen], splits["validation"][:1000]
     trained = Trained(run, setup, new_model(setup), partial(data.plain, size=setup.image_size), train_images, labels.numpy())
-    view = (run.augment or data.Augment)(setup.image_size, images.flips)
+    how = asdict(setup.recipe)
+    augment = data.AUGMENTATIONS[how.pop("augmentation")]
     held_back = images.train_images[validation], images.train_labels[validation]
-    return _finish(trained, (train_images, labels), view, views=2, validation=held_back, test=images.test)
+    how |= {"view": (run.augment or augment)(setup.image_size, images.flips), "views": 2}
+    return _finish(trained, (train_images, labels), how, validation=held_back, test=images.test)
 
 
 def _train_on_features(run, setup):
@@ -306,12 +380,12 @@ def _train_on_features(run, setup):
     center, scale = sample.mean(0), sample.std()  # one scale: rare features divided by their own would dwarf the others
 
     def view(batch):
-        return (batch.float() - center) / scale
+        return (batch.float() - center.to(batch.device)) / scale.to(batch.device)
 
     some = slice(None, None, max(len(x) // 5000, 1))  # for neighbours and probe, about 5,000 images say as much
     trained = Trained(run, setup, model, view, x[some], y[some].numpy())
     held_back = features[validation], images.train_labels[validation]
-    return _finish(trained, (x, y), view, views=1, validation=held_back, test=test)
+    return _finish(trained, (x, y), {"view": view, "views": 1}, validation=held_back, test=test)
 
 
 def _drawn(run, splits, labels, name):
@@ -320,44 +394,65 @@ def _drawn(run, splits, labels, name):
     return splits[name], labels[splits[name]]
 
 
-def _finish(trained, drawn, view, views, validation, test):
-    """Train the new model of `trained` on drawn (images, labels), then measure it."""
-    run, curve, metrics = trained.run, [], {}
+def _finish(trained, drawn, how, validation, test):
+    """Train the new model of `trained` on drawn (images, labels), with `how` for training.train, then measure it."""
+    run, compute, records, diverged = trained.run, trained.setup.compute, [], {}
+    if run.optimizer:
+        how = how | {"optimizer": run.optimizer}
 
     def on_epoch(epoch, _):
-        now = replace(trained)  # without what was computed from the model of an earlier epoch
+        now, seen = replace(trained), {}  # without what was computed from the model of an earlier epoch
         if run.curve:
-            curve.append(evaluation.accuracy(_neighbours(now, now.outputs(validation[0])[0]), validation[1]))
+            seen["curve"] = evaluation.accuracy(_neighbours(now, now.outputs(validation[0])[0]), validation[1])
         if run.watch:
-            metrics.update({f"{name}, epoch {epoch}": value for name, value in run.watch(now, *validation).items()})
+            seen["metrics"] = {
+                f"{name}, epoch {epoch}": np.asarray(value).item() for name, value in run.watch(now, *validation).items()
+            }
+        return seen
 
     with test.sealed("training"):
         try:
             losses, seconds = train(
-                trained.model, run.objective, *drawn, view=view, views=views, epochs=run.epochs,
+                trained.model, run.objective, *drawn, epochs=run.epochs,
                 batch_size=run.batch_size or trained.setup.batch_size, learning_rate=run.learning_rate,
-                weight_decay=trained.setup.weight_decay, seed=run.seed, optimizer=run.optimizer, mix=run.mix,
-                on_epoch=on_epoch if run.curve or run.watch else None,
+                weight_decay=trained.setup.weight_decay, seed=run.seed, mix=run.mix,
+                on_epoch=on_epoch if run.curve or run.watch else None, records=records, queue_size=run.queue_size,
+                momentum=run.momentum, compute=compute, checkpoint=_checkpoint(run, trained.setup), **how,
             )  # fmt: skip
         except Diverged as error:
-            losses, seconds, curve = [], 0.0, []
-            metrics["diverged_at_step"] = error.step
+            losses, seconds = [], 0.0
+            diverged["diverged_at_step"] = error.step
+    if place(compute).rank:
+        return None
+    curve = [] if diverged or not run.curve else [seen["curve"] for seen in records]
+    metrics = {name: value for seen in records for name, value in seen.get("metrics", {}).items()} | diverged
     if run.evaluate_on == "test":
-        kept, measured, predictions = _measure(trained, *test.open("the final evaluation of a run"), metrics)
+        kept, measured, predictions = _measure(trained, *test.open("the final evaluation of a run"), diverged)
     else:
         with test.sealed("a run that is judged on validation images"):
-            kept, measured, predictions = _measure(trained, *validation, metrics)
-    kept = {"embeddings": kept, "model": trained.model} if run.keep else {}
+            kept, measured, predictions = _measure(trained, *validation, diverged)
+    kept = {"embeddings": kept, "model": trained.model.cpu()} if run.keep else {}
     return Outcome(run, measured | metrics, seconds, losses, curve, predictions, **kept)
 
 
-def _measure(trained, inputs, labels, so_far):
+def _checkpoint(run, setup):
+    """Where the checkpoint of a run goes, if it is kept: the name says which run, and then stands for its settings."""
+    if not setup.compute.checkpoints:
+        return None
+    values = {part.name: getattr(run, part.name) for part in fields(run)} | asdict(setup)
+    known = {name: value for name, value in values.items() if not callable(value) and name not in ("shared", "compute")}
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    name = re.sub(r"[^\w.]+", "-", f"{run.method} {run.variant} {run.shots} {run.seed} {digest}")
+    return Path(setup.compute.checkpoints) / f"{name}.pt"
+
+
+def _measure(trained, inputs, labels, diverged):
     """Embeddings, metrics and predictions, on images of the classes trained on; of a trial only the accuracy that it is chosen
     by."""
     run = trained.run
     seen = torch.from_numpy(np.isin(labels, trained.labels))
     inputs, labels = inputs[seen], labels[seen].numpy()
-    if "diverged_at_step" in so_far:
+    if diverged:
         predictions = np.full_like(labels, trained.labels.min())
         return None, {"accuracy": evaluation.accuracy(predictions, labels)}, predictions
     embeddings, logits = trained.outputs(inputs)
@@ -376,7 +471,7 @@ def _neighbours(trained, embeddings):
 
 def _progress_line(done, total, outcome):
     run = outcome.run
-    size = f"{run.shots} per class" if run.shots else "all images"
+    size = images_in_words(run.shots or "all")
     accuracy = f"{outcome.metrics['accuracy']:5.1f} % on {run.evaluate_on}"
     diverged = f", DIVERGED at step {step}" if (step := outcome.metrics.get("diverged_at_step")) else ""
     return f"{done:3d}/{total} {run.method} {run.variant}, {size}, seed {run.seed}: {accuracy}{diverged}"
@@ -401,7 +496,4 @@ def _features(dataset, shared):
 
 
 def _written_by_01_data(shared, name):
-    path = Path(shared) / name
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing. 01_data writes it: run that notebook with the same `results` first.")
-    return path
+    return existing(Path(shared) / name, "01_data")

@@ -35,8 +35,8 @@ def save(fig, folder, name):
 
 
 def picture_grid(rows, row_labels=None, captions=None, scale=0.5, greys=(None, None)):
-    """A grid of grey images. rows: a list of lists of (H, W) arrays; captions: the same shape, printed under each image; greys:
-    the lowest and highest value, for images that are to be compared; by default each image has its own."""
+    """A grid of images. rows: a list of lists of (H, W) or (1 or 3, H, W) arrays; captions: the same shape, printed under each
+    image; greys: the lowest and highest value, for grey images that are to be compared; by default each has its own."""
     columns = max(len(row) for row in rows)
     height = scale * (1.35 if captions else 1.05)
     fig, axes = plt.subplots(len(rows), columns, figsize=(scale * columns + 0.8, height * len(rows)), squeeze=False)
@@ -45,12 +45,20 @@ def picture_grid(rows, row_labels=None, captions=None, scale=0.5, greys=(None, N
             ax.set(xticks=[], yticks=[])
             sns.despine(ax=ax, left=True, bottom=True)
             if j < len(row):
-                ax.imshow(row[j], cmap="gray_r", interpolation="nearest", vmin=greys[0], vmax=greys[1])
+                ax.imshow(_as_shown(row[j]), cmap="gray_r", interpolation="nearest", vmin=greys[0], vmax=greys[1])
             if captions and j < len(captions[i]):
                 ax.set_xlabel(captions[i][j], fontsize=7, labelpad=2)
         if row_labels:
             axes[i][0].set_ylabel(row_labels[i], rotation=0, ha="right", va="center", fontsize=8)
     return fig
+
+
+def _as_shown(image):
+    """(H, W) of a grey image, (H, W, 3) of one with colours."""
+    image = np.asarray(image)
+    if image.ndim == 3:
+        image = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    return image
 
 
 def dots(summary, label, color=None, xlabel="test accuracy (%)", zero=False):

@@ -5,29 +5,29 @@ import inspect
 import json
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch.nn.functional as F
 
 from supcl import tables
 from supcl.experiment import Run
 from supcl.losses import clce_loss, supcon_loss
+from supcl.paths import existing
 
 
 def as_reported(results, method):
-    """The reported Run of a method, seed 0, at its smallest number of shots. Others are made from it:
+    """The reported Run of a method, seed 0, at its smallest number of shots ("full" is the largest). Others are made from it:
     dataclasses.replace(as_reported(out, "CE"), variant="noise 0.2", seed=3, ...). Settings of the objective itself are changed by
     with_settings."""
-    path = Path(results) / "runs" / f"{STAGES[method]}.csv"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing. {path.stem} writes it: run that notebook with the same `results` first.")
-    runs = pd.read_csv(path)
+    stage = STAGES[method]
+    runs = pd.read_csv(existing(f"{results}/runs/{stage}.csv", stage))
     reported = runs[(runs.method == method) & (runs.variant == "main") & (runs.seed == 0)]
-    row = reported.loc[reported.shots.astype(int).idxmin()]
+    row = reported.loc[reported.shots.replace("full", np.inf).astype(float).idxmin()]
     record = json.loads(row.settings)
     of_run = {name: record[name] for name in ("learning_rate", "epochs", "classifier")}
-    run = Run(method, "main", OBJECTIVES[method], int(row.shots), seed=0, **of_run)
+    shots = "full" if row.shots == "full" else int(row.shots)
+    run = Run(method, "main", OBJECTIVES[method], shots, seed=0, **of_run)
     return with_settings(run, **{name: record[name] for name in _settings_of(method)})
 
 
@@ -44,14 +44,15 @@ def cross_entropy(outputs, batch, *, label_smoothing):
 
 
 def supcon(outputs, batch, *, temperature, form):
-    return supcon_loss(outputs.projection, batch.labels, temperature=temperature, form=form)
+    z, labels = outputs.projection, batch.labels
+    return supcon_loss(z, labels, temperature=temperature, form=form, **batch.contrasts(z, labels))
 
 
 def schane(outputs, batch, *, weight, temperature, hardness, positives, applied_to):
     """SCHaNe's released objective, and CLCE's: (1 - weight) * cross-entropy + weight * contrastive."""
     embeddings = getattr(outputs, applied_to)
     settings = {"weight": weight, "temperature": temperature, "hardness": hardness, "positives": positives}
-    return clce_loss(outputs.logits, embeddings, batch.labels, **settings)
+    return clce_loss(outputs.logits, embeddings, batch.labels, **settings, **batch.contrasts(embeddings, batch.labels))
 
 
 OBJECTIVES = {"CE": cross_entropy, "SupCon": supcon, "SCHaNe": schane, "CLCE": schane}

@@ -42,6 +42,7 @@ SMALLER = {
     "corruption_seeds": 1, "feature_seeds": 1, "class_splits": 1, "transfer_seeds": 1, "back_seeds": 1,
     "collapse_seeds": [1, 1], "flipped_seeds": 1, "crop_seeds": 1, "factor_seeds": 1, "epoch_seeds": 1,
 }  # fmt: skip
+MARKER = ".made-by-smoke"  # in a folder that copy_project made
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NOTEBOOKS = [stage for stage in STAGES if (ROOT / "notebooks" / f"{stage}.ipynb").exists()]  # each after those it reads from
 # What papermill and its engine leave in an executed notebook that differs from run to run.
@@ -109,7 +110,10 @@ def smoke(folder):
     The smoke profile's digits come with scikit-learn, so data/ stays empty there.
     """
     folder = Path(folder).resolve()
+    _refuse_other_files(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     copy_project(folder)
+    (folder / "data").mkdir()
     parameters = {}
     for name in NOTEBOOKS:
         defaults = notebook_defaults(name)
@@ -121,27 +125,31 @@ def smoke(folder):
 
 
 def copy_project(folder):
-    """Copy the project's own files (no results, data, caches or history) to folder, which must be new or made by this."""
-    marker = folder / ".made-by-smoke"
-    if folder.exists() and any(folder.iterdir()) and not marker.exists():
-        raise FileExistsError(f"{folder} holds other files; name a folder that does not exist yet.")
-    shutil.rmtree(folder, ignore_errors=True)
+    """Copy the project's own files (no results, data, caches or history) to folder, which must be new or made by this. What was
+    computed there stays."""
+    _refuse_other_files(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
     for name in ("notebooks", "src", "paper"):
+        shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pdf", "__pycache__", "*.egg-info", ".*"))
     shutil.copy(ROOT / "dvc.yaml", folder)
-    marker.touch()
-    (folder / "data").mkdir()
-    (folder / ".dvc").mkdir()
+    (folder / ".dvc").mkdir(exist_ok=True)
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
     (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
 
 
-def repro(folder, *arguments):
-    """`dvc repro` in folder; returns what it printed. Raises if a stage fails."""
+def _refuse_other_files(folder):
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
+        raise FileExistsError(f"{folder} holds other files; name a folder that does not exist yet.")
+
+
+def repro(folder, *arguments, **variables):
+    """`dvc repro` in folder, with variables in its environment; returns what it printed. Raises if a stage fails."""
     command = [sys.executable, "-m", "dvc", "repro", *arguments]
     lines = []
     with subprocess.Popen(
-        command, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=folder, env=environment(folder) | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -170,6 +178,7 @@ def with_results(text, results):
         ("claims", "claims.csv", claims_table),
         ("accuracy", "table.csv", accuracy_table),
         ("cost", "cost.csv", cost_table),
+        ("estimates", "estimates.csv", estimates_table),
     ):
         start, end = text.index(f"<!-- {name}:"), text.index(f"<!-- end of {name} -->")
         lines = table(pd.read_csv(results / file))
@@ -213,6 +222,16 @@ def cost_table(cost):
         held = measured[(measured.what == "bytes") & (measured.implementation == row.implementation)]
         last = held.loc[held.n.idxmax()]
         lines.append(f"| {row.implementation} | {row.value:.2f} s | {last.n:,} | {last.value / 1e9:.1f} GB |")
+    return lines
+
+
+def estimates_table(estimates):
+    """Lines of Markdown: a row per part of a profile, as supcl.estimate has them."""
+    lines = ["| part | encoder | views of images, millions | GPU-hours | images a step | memory for them |", "|---" * 6 + "|"]
+    for row in estimates.itertuples():
+        encoder = f"{row.encoder.partition('.')[0]}, {row.pixels} pixels"
+        sizes = f"{row.million_views:,.0f} | {float(f'{row.gpu_hours:.2g}'):g} | {row.batch:,} | {row.gigabytes:.0f} GB"
+        lines.append(f"| {row.part} | {encoder} | {sizes} |")
     return lines
 
 

@@ -2,7 +2,6 @@
 
 import json
 from itertools import combinations
-from pathlib import Path
 
 import matplotlib.patheffects as patheffects
 import matplotlib.pyplot as plt
@@ -17,7 +16,8 @@ from sklearn.manifold import TSNE
 
 from supcl.evaluation import unit_rows
 from supcl.figures import COLORS, COLUMN, GREY, dot
-from supcl.tables import STAGES, interval, paired_differences, summarise
+from supcl.paths import existing
+from supcl.tables import STAGES, in_digits, interval, paired_differences, summarise
 
 MARKERS = ["o", "D", "s", "^"]  # one per number of shots
 PROTOCOL = ["encoder", "weights", "image_size", "batch_size", "weight_decay", "epochs", "evaluate_on"]  # the same for all
@@ -35,7 +35,7 @@ CLASS_COLORS = ["#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77"
 
 def read_runs(results, dataset, stages=None):
     """The long tables of stages (None: those of the methods) as one, with a column `stage`, of the runs on this dataset. shots is
-    a number, or "all" for runs on features."""
+    a number, "full", or "all" for runs on features."""
     runs = _read_tables(results, "runs", STAGES.values() if stages is None else stages)
     found = runs[runs.dataset == dataset]
     if missing := sorted(set(runs.stage) - set(found.stage)):
@@ -55,14 +55,21 @@ def read_arrays(results):
     """{method: {name: array}} of the predictions and embeddings kept by the reported runs."""
     arrays = {}
     for method, stage in STAGES.items():
-        with np.load(_existing(results, "embeddings", stage, "npz")) as file:
+        with np.load(existing(f"{results}/embeddings/{stage}.npz", stage)) as file:
             arrays[method] = {name: file[name] for name in file}
     return arrays
 
 
 def reported(rows):
     """The rows of the reported runs: variant "main" of the method that each stage is about."""
-    return rows[_is_reported(rows)].astype({"shots": int}).reset_index(drop=True)
+    found = rows[_is_reported(rows)]
+    if (found.shots == "full").any():
+        stages = ", ".join(found.stage[found.shots == "full"].unique())
+        raise ValueError(
+            f'{stages} report runs on all images (shots "full"); expected numbers of images per class, which the methods are '
+            "compared by here. Run the stages again with such numbers in `shots`."
+        )
+    return found.astype({"shots": int}).reset_index(drop=True)
 
 
 def protocol_differences(runs):
@@ -329,17 +336,13 @@ def claims_figure(ledger):
     return fig
 
 
-def _existing(results, kind, stage, ending):
-    path = Path(results) / kind / f"{stage}.{ending}"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing. {stage} writes it: run that notebook with the same `results` first.")
-    return path
-
-
 def _read_tables(results, kind, stages):
-    parts = [pd.read_csv(_existing(results, kind, stage, "csv"), dtype={"shots": str}).assign(stage=stage) for stage in stages]
+    parts = [
+        pd.read_csv(existing(f"{results}/{kind}/{stage}.csv", stage), dtype={"shots": str}).assign(stage=stage)
+        for stage in stages
+    ]
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(shots=[shots if shots == "all" else int(shots) for shots in table.shots])
+    return table.assign(shots=[shots if shots in ("all", "full") else int(shots) for shots in table.shots])
 
 
 def _is_reported(rows):
@@ -436,10 +439,9 @@ def _in_digits(row):
     if row["kind"] == "exact":
         return f"off by {row['effect']:.0e} at most ({row['runs']} {row['over']})"
     unit = row["unit"]
-    smallest = min(abs(row[name]) for name in ("low", "effect", "high"))  # near 0, more digits show on which side
-    digits = 1 + (smallest < 0.05) + (smallest < 0.005) if unit.startswith(("points", "%")) else 3
+    digits = None if unit.startswith(("points", "%")) else 3
     plus, limit = ("+", "") if row["kind"] == "effect" else ("", f", limit {row['margin']:g}")
-    mean, low, high = (f"{round(row[name], digits) + 0.0:{plus}.{digits}f}" for name in ("effect", "low", "high"))
+    mean, low, high = in_digits([row[name] for name in ("effect", "low", "high")], digits, plus)
     bounds = f"({low} to {high})" if row["runs"] > 1 else "(one pair)"
     return f"{mean} {bounds} {unit}{limit}".replace("-", "\u2212")
 

@@ -8,6 +8,11 @@ from scipy import stats
 STAGES = {"CE": "02_cross_entropy", "SupCon": "03_supcon", "SCHaNe": "04_schane", "CLCE": "05_clce", "GenSCL": "06_genscl"}
 
 
+def images_in_words(shots):
+    """What a run learns from, by its `shots` in the long table: "20 per class", or "all images" for "full" and "all"."""
+    return "all images" if shots in ("full", "all") else f"{shots} per class"
+
+
 def interval(values):
     """(mean, low, high): the mean of values (n,) and its 95 % t-interval; nan bounds for a single value."""
     values = np.asarray(values, dtype=float)
@@ -37,14 +42,22 @@ def paired_differences(runs, reference, metric="accuracy", by=("method", "varian
 
 def verdict(mean, low, high, unit="points", better="better", worse="worse"):
     """A difference in the words that its 95 % interval supports."""
-    digits = 2 if min(abs(low), abs(high)) < 0.05 else 1  # a bound near 0 shows on which side it is
-    shown = {value: f"{round(value, digits) + 0.0:+.{digits}f}" for value in (mean, low, high)}  # + 0.0: no "-0.0"
+    shown, *bounds = in_digits((mean, low, high))
     if np.isnan(low):
-        return f"{shown[mean]} {unit} in a single pair, which decides nothing"
-    bounds = f"95 % interval {shown[low]} to {shown[high]}"
+        return f"{shown} {unit} in a single pair, which decides nothing"
+    bounds = "95 % interval {} to {}".format(*bounds)
     if low > 0 or high < 0:
-        return f"{better if low > 0 else worse} by {shown[mean][1:]} {unit} ({bounds})"
-    return f"no difference seen ({shown[mean]} {unit}, {bounds})"
+        return f"{better if low > 0 else worse} by {shown[1:]} {unit} ({bounds})"
+    return f"no difference seen ({shown} {unit}, {bounds})"
+
+
+def in_digits(values, digits=None, plus="+"):
+    """Numbers as text, with a sign. Unless `digits` are given there is one behind the point, or more, so that a number near 0
+    shows on which side it is."""
+    if digits is None:
+        smallest = min((abs(value) for value in values if value), default=1)
+        digits = 1 + (smallest < 0.05) + (smallest < 0.005)
+    return [f"{round(value, digits) + 0.0:{plus}.{digits}f}" for value in values]  # + 0.0: no "-0.0"
 
 
 def tally_in_words(differences, what):
