@@ -48,8 +48,9 @@ needs_no_gpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="ther
     [
         ({"device": "gpu"}, "device is 'gpu'; expected one of .*'auto'"),
         ({"precision": "float16"}, "precision is 'float16'; expected one of .*'fp16'"),
-        ({"processes": 0}, "processes is 0; expected a whole number > 0"),
-        ({"chunk": 2.0}, "chunk is 2.0; expected a whole number > 0 or None"),
+        ({"processes": 0}, "processes is 0; expected a whole number >= 1"),
+        ({"chunk": 2.0}, "chunk is 2.0; expected a whole number >= 1 or None"),
+        ({"workers": -1}, "workers is -1; expected a whole number >= 0"),
         ({"compiled": "yes"}, "compiled is 'yes'"),
     ],
 )

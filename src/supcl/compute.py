@@ -43,6 +43,7 @@ class Compute:
     chunk        at most so many images go through the encoder at a time, so that a batch may be larger than memory; the
                  gradient is that of the whole batch (Gao et al., 2021, GradCache). Batch norm takes its statistics over a
                  chunk, and counts each twice in its running ones. None: the whole batch at once.
+    workers      so many processes read ahead for each that trains, where pictures stay in files; 0: it reads them itself.
     checkpoints  folder for a checkpoint of each run, from which it goes on after a stop; None keeps none.
 
     Raises ValueError where a setting is not known, or not possible on this machine (on use).
@@ -53,16 +54,17 @@ class Compute:
     processes: int = 1
     compiled: bool = False
     chunk: int | None = None
+    workers: int = 1
     checkpoints: str | None = None
 
     def __post_init__(self):
         for name, allowed in (("device", DEVICES), ("precision", tuple(PRECISIONS)), ("compiled", (False, True))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {allowed}.")
-        for name in ("processes", "chunk"):
+        for name, least, also in (("processes", 1, ""), ("chunk", 1, " or None"), ("workers", 0, "")):
             value = getattr(self, name)
-            if not (type(value) is int and value > 0 or name == "chunk" and value is None):
-                raise ValueError(f"{name} is {value!r}; expected a whole number > 0{' or None' if name == 'chunk' else ''}.")
+            if not (type(value) is int and value >= least or also and value is None):
+                raise ValueError(f"{name} is {value!r}; expected a whole number >= {least}{also}.")
 
     def found_device(self):
         """The torch.device that `device` names. Raises ValueError if it is not here, or too small for `processes`."""

@@ -18,7 +18,6 @@ class ImageFiles:
     of images may: len, a part by indices (n,), a mask (N,) or a slice, and split."""
 
     paths: np.ndarray  # (N,) bytes: one block of memory, which worker processes share; of str objects each would make a copy
-    workers: int = 1  # processes that read ahead in training, 0: none but this one; threads that read for evaluation
 
     @classmethod
     def of(cls, paths):
@@ -34,8 +33,9 @@ class ImageFiles:
         return [self[start : start + size] for start in range(0, len(self), size)]
 
     def read(self, crop):
-        """(N, 3, H, W) uint8: crop(picture) of each; all crops must have one size. Random crops are drawn in order."""
-        with ThreadPoolExecutor(max(self.workers, 1)) as pool:
+        """(N, 3, H, W) uint8: crop(picture) of each, on torch's number of threads; all crops must have one size. Random crops are
+        drawn in order."""
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             return torch.stack([_pixels(crop(picture)) for picture in pool.map(open_picture, self.paths)])
 
     def squares(self, side):
@@ -54,7 +54,7 @@ def open_picture(path):
         raise OSError(f"{path} cannot be read as a picture: {error}. Replace or remove it.") from error
 
 
-def batches(images, labels, order, view, views, seed, device):
+def batches(images, labels, order, view, views, seed, device, workers):
     """For each step of training, yield its `views` augmented views (B, ...), each made when it is asked for, and labels (B,), on
     the device.
 
@@ -62,10 +62,11 @@ def batches(images, labels, order, view, views, seed, device):
     order   an iterable of (step, indices (B,) of the step's images); from the middle on, it gives the same steps as the whole.
     view    images (B, ...) -> a view. From files, a view that has a `file_crop` (as data.Augment has) is cut out of the picture
             by worker processes, ahead of the step, and only its `after_crop` is left to do here, on the device.
+    workers of files: so many processes; 0: none but this one.
     seed    of the workers' crops. They depend on seed, step and image alone: not on who reads it, nor on torch's random numbers.
     """
     if isinstance(images, ImageFiles) and hasattr(view, "file_crop"):
-        for crops, chosen in _cropped(images, order, view.file_crop(), views, seed):
+        for crops, chosen in _cropped(images, order, view.file_crop(), views, seed, workers):
             yield map(view.after_crop, crops.to(device).unbind(1)), labels[chosen].to(device)
     else:
         for _, chosen in order:
@@ -74,13 +75,13 @@ def batches(images, labels, order, view, views, seed, device):
             yield map(view, [found] * views), labels[chosen].to(device)
 
 
-def _cropped(files, order, crop, views, seed):
+def _cropped(files, order, crop, views, seed, workers):
     """Crops (B, V, 3, S, S) and indices (B,) for each step of order, from worker processes."""
     wanted = ([(step, index) for index in chosen.tolist()] for step, chosen in order)
     own = torch.Generator().manual_seed(seed)  # the loader's; without one it would draw from torch's
-    start = ("fork" if sys.platform == "linux" else "spawn") if files.workers else None  # joblib's own way cannot start them
+    start = ("fork" if sys.platform == "linux" else "spawn") if workers else None  # joblib's own way cannot start them
     crops = _Crops(files, crop, views, seed)
-    return DataLoader(crops, batch_sampler=wanted, num_workers=files.workers, multiprocessing_context=start, generator=own)
+    return DataLoader(crops, batch_sampler=wanted, num_workers=workers, multiprocessing_context=start, generator=own)
 
 
 @dataclass(frozen=True)

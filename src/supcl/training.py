@@ -123,7 +123,7 @@ def train(
     saved = Checkpoint(checkpoint, here, settings, learner.parts)
     losses, seconds, records[:] = saved.load() or ([], 0.0, [])
     order = islice(enumerate(_shares(len(images), batch_size, epochs, seed, here), 1), steps * len(losses), None)
-    made = batches(images, labels, order, view, views, seed, here.device)
+    made = batches(images, labels, order, view, views, seed, here.device, compute.workers)
     for epoch in range(len(losses) + 1, epochs + 1):
         model.train()
         total, start = 0.0, time.perf_counter()
