@@ -1,21 +1,33 @@
 """What the README says still holds."""
 
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from supcl import pipeline
+from supcl import experiment, pipeline
 from supcl.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_example_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LOSSES, SCRIPT = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_example_of_the_losses_runs():
     scope = {}
-    exec(example, scope)
+    exec(LOSSES, scope)
     assert scope["loss"].isfinite() and scope["embeddings"].grad.isfinite().all()
+
+
+def test_the_script_for_several_processes_asks_for_the_run_it_names(monkeypatch):
+    asked = []
+    monkeypatch.setattr(experiment, "run_all", lambda runs, setup: asked.append((runs, setup)) or [None])
+    monkeypatch.chdir(ROOT)
+    exec(SCRIPT, {})
+    (((run,), setup),) = asked
+    assert (run.method, run.queue_size, setup.batch_size) == ("SupCon", 1024, 128) and Path(setup.shared).name == "shared"
 
 
 def test_the_results_are_those_of_the_tables():
