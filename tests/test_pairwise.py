@@ -121,6 +121,16 @@ def test_similarity_sums_are_those_of_the_whole_matrix(own):
         torch.testing.assert_close(gradient, exact)
 
 
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_labels_of_one_side_alone_may_need_a_gradient(wanted):
+    inputs = [points(6), points(6, 4, seed=2).abs(), points(9, seed=1), points(9, 4, seed=3).abs()]
+    inputs[wanted].requires_grad_()
+    a, q, x, p = inputs
+    (found,) = torch.autograd.grad(similarity_sums(a, q, x, p)[1].sum(), inputs[wanted])
+    (expected,) = torch.autograd.grad((q @ p.T * (a @ x.T)).sum(), inputs[wanted])
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("tile, tiles", [(1, 9), (2, 3), (3, 3), (100, 1)])
 def test_tiles_are_at_most_as_large_as_given_and_visited_only_with_pairs(tile, tiles, monkeypatch):
     shapes = []
