@@ -313,7 +313,7 @@ def claims_figure(ledger):
     fig.set_layout_engine("none")  # every text has its place
     bottom = 0.55 / fig.get_figheight()
     ax = fig.add_axes((0.485, bottom, 0.25, 1 - bottom - 0.25 / fig.get_figheight()))
-    ax.set(xlim=(-60, 60), ylim=(height, 0))
+    ax.set(xlim=(-85, 85), ylim=(height, 0))
     ax.set_xscale("symlog", linthresh=1, linscale=0.8)
     ax.axvline(0, color=GREY, lw=0.8, zorder=0)
     y = 0.0
