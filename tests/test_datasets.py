@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import yaml
 from PIL import Image
 from scipy.io import savemat
+from small import cross_entropy
 from torch import nn
 
 from supcl import data, datasets, episodes, evaluation, experiment, images, pipeline
@@ -481,10 +482,6 @@ def colours(tmp_path_factory):
             (folder / name).mkdir(exist_ok=True)
             Image.fromarray(pixels).save(folder / name / f"{k}.png")
     return folder
-
-
-def cross_entropy(outputs, batch):
-    return F.cross_entropy(outputs.logits, batch.labels)
 
 
 def trained(pictures, labels, epochs=6, compute=LAPTOP):

@@ -12,6 +12,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_sample_image
+from small import cross_entropy
 from timm.layers import Conv2dSame
 from torch import nn
 
@@ -20,10 +21,6 @@ from supcl.encoder import ImageEncoder, Model, SmallMapConv2d, SmallMapConv2dSam
 from supcl.experiment import Outcome, Run, Setup, best_trial, execute
 from supcl.losses import genscl_loss, supcon_loss
 from supcl.training import OPTIMIZERS, Batch, Diverged, make_batch, train
-
-
-def cross_entropy(outputs, batch):
-    return F.cross_entropy(outputs.logits, batch.labels)
 
 
 def supcon(outputs, batch):
