@@ -105,14 +105,27 @@ def value_and_gradient(loss, z, batch):
     return value.detach(), gradient
 
 
+def tiled(loss, tile, **contrasts):
+    """The same losses with more keywords, as a source."""
+
+    class Source:
+        def __getattr__(self, name):
+            return functools.partial(getattr(losses, name), tile=tile, **contrasts)
+
+    return lambda _, z, batch: loss(Source(), z, batch)
+
+
+TILES = [None, 2]  # a batch that is one tile, whose part over positives is added up with it, and one that is several
+
+
 # Against the reference, and what must not matter
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @every(EVERY_LOSS)
-@given(batch=batches())
-def test_loss_is_the_double_loop(loss, dtype, batch):
-    value = loss(losses, batch.z.to(dtype), batch)
+@given(batch=batches(), tile=st.sampled_from(TILES))
+def test_loss_is_the_double_loop(loss, dtype, batch, tile):
+    value = tiled(loss, tile)(losses, batch.z.to(dtype), batch)
     assert value.dtype == dtype and value.shape == ()
     assert close(value, loss(reference, batch.z, batch), batch, dtype)
 
@@ -316,6 +329,8 @@ def test_gradients_reach_logits_and_label_distributions():
     logits, distributions = batch.logits.clone().requires_grad_(), batch.distributions.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: clce_loss(x, batch.z, batch.labels), logits)
     assert torch.autograd.gradcheck(lambda q: genscl_loss(batch.z, q), distributions)
+    mixed = lambda p: genscl_loss(batch.z[:2], batch.distributions[:2], contrasts=batch.z, contrast_distributions=p)  # noqa: E731
+    assert torch.autograd.gradcheck(mixed, distributions)
 
 
 # Degenerate batches
@@ -342,12 +357,13 @@ DEGENERATE = {
 
 
 @every(EVERY_LOSS)
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("temperature", [0.01, 0.1])
 @pytest.mark.parametrize("case", DEGENERATE)
-def test_degenerate_batch_is_finite_and_agrees_with_the_reference(loss, temperature, case):
+def test_degenerate_batch_is_finite_and_agrees_with_the_reference(loss, temperature, case, tile):
     z, labels = DEGENERATE[case]
     batch = random_batch(labels=labels, temperature=temperature)._replace(distributions=F.one_hot(torch.tensor(labels), 4))
-    value, gradient = value_and_gradient(loss, z.float(), batch)
+    value, gradient = value_and_gradient(tiled(loss, tile), z.float(), batch)
     assert value.isfinite() and gradient.isfinite().all()
     assert close(value, loss(reference, z.float().double(), batch), batch, torch.float32)
 
@@ -377,19 +393,21 @@ def test_singletons_get_finite_gradients_at_low_temperature(loss, labels):
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
 
-def test_genscl_leaves_out_rows_without_a_distribution():
+@pytest.mark.parametrize("tile", TILES)
+def test_genscl_leaves_out_rows_without_a_distribution(tile):
     batch = random_batch(8, 4)
     distributions = batch.distributions.clone()
     distributions[[2, 5]] = 0
     batch = batch._replace(distributions=distributions)
-    value, gradient = value_and_gradient(GENSCL["genscl"], batch.z, batch)
+    value, gradient = value_and_gradient(tiled(GENSCL["genscl"], tile), batch.z, batch)
     assert close(value, GENSCL["genscl"](reference, batch.z, batch), batch)
     assert gradient.isfinite().all() and (gradient[2] != 0).any()  # still a contrast of the others
 
 
-def test_genscl_without_any_distribution_is_0_and_so_is_its_gradient():
+@pytest.mark.parametrize("tile", TILES)
+def test_genscl_without_any_distribution_is_0_and_so_is_its_gradient(tile):
     batch = random_batch(4)._replace(distributions=torch.zeros(4, 4))
-    value, gradient = value_and_gradient(GENSCL["genscl"], batch.z, batch)
+    value, gradient = value_and_gradient(tiled(GENSCL["genscl"], tile), batch.z, batch)
     assert value == 0 and (gradient == 0).all()
 
 
@@ -406,7 +424,9 @@ def test_half_precision_is_computed_in_float32(loss, temperature, dtype):
 
 
 @every(EVERY_LOSS)
-def test_autocast_does_not_lower_the_precision(loss):
+@pytest.mark.parametrize("tile", TILES)
+def test_autocast_does_not_lower_the_precision(loss, tile):
+    loss = tiled(loss, tile)
     batch = random_batch(16, 8, temperature=0.05)
     batch = batch._replace(logits=batch.logits.bfloat16())
     expected, expected_gradient = value_and_gradient(loss, batch.z.bfloat16(), batch)
@@ -418,10 +438,10 @@ def test_autocast_does_not_lower_the_precision(loss):
 
 
 @every(EVERY_LOSS)
-@given(batch=batches(short_rows=False))
-def test_float32_at_temperature_one_hundredth_is_the_double_loop(loss, batch):
+@given(batch=batches(short_rows=False), tile=st.sampled_from(TILES))
+def test_float32_at_temperature_one_hundredth_is_the_double_loop(loss, batch, tile):
     cold = batch._replace(temperature=0.01)
-    value, gradient = value_and_gradient(loss, cold.z.float(), cold)
+    value, gradient = value_and_gradient(tiled(loss, tile), cold.z.float(), cold)
     assert close(value, loss(reference, cold.z, cold), cold, torch.float32)
     assert gradient.isfinite().all()
 
@@ -563,16 +583,6 @@ def test_tile_and_contrasts_reach_the_work_on_pairs(loss, monkeypatch):
     assert settings["tile"] == 3 and settings["offset"] == 0 and settings["contrasts"].shape == batch.z.shape
 
 
-def tiled(loss, tile, **contrasts):
-    """The same losses with more keywords, as a source."""
-
-    class Source:
-        def __getattr__(self, name):
-            return functools.partial(getattr(losses, name), tile=tile, **contrasts)
-
-    return lambda _, z, batch: loss(Source(), z, batch)
-
-
 @every(EVERY_LOSS)
 @given(batch=batches(short_rows=False), tile=st.integers(1, 13))
 def test_size_of_tiles_does_not_matter(loss, batch, tile):
@@ -614,16 +624,17 @@ def test_anchors_against_all_are_blocks_of_the_full_loss(loss, tile, temperature
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("offset", [None, 0, 2])
 @every(EVERY_LOSS)
-def test_loss_against_contrasts_is_the_double_loop(loss, offset):
+def test_loss_against_contrasts_is_the_double_loop(loss, offset, tile):
     batch, queue = random_batch(5, 4, seed=1), random_batch(9, 4, seed=2)
     z, labels, distributions = queue.z.clone(), queue.labels.clone(), queue.distributions.clone()
     if offset is not None:
         rows = slice(offset, offset + 5)
         z[rows], labels[rows], distributions[rows] = batch.z, batch.labels, batch.distributions
     given_labels = {"contrast_distributions": distributions} if loss is EVERY_LOSS["genscl"] else {"contrast_labels": labels}
-    value = tiled(loss, 2, contrasts=z, offset=offset, **given_labels)(losses, batch.z, batch)
+    value = tiled(loss, tile, contrasts=z, offset=offset, **given_labels)(losses, batch.z, batch)
 
     class Source:
         def __getattr__(self, name):
@@ -631,7 +642,7 @@ def test_loss_against_contrasts_is_the_double_loop(loss, offset):
 
     assert close(value, loss(Source(), batch.z, batch), batch)
     both = batch.z.clone().requires_grad_(), z.clone().requires_grad_()
-    f = lambda x, c: tiled(loss, 2, contrasts=c, offset=offset, **given_labels)(losses, x, batch)  # noqa: E731
+    f = lambda x, c: tiled(loss, tile, contrasts=c, offset=offset, **given_labels)(losses, x, batch)  # noqa: E731
     assert torch.autograd.gradcheck(f, both)
 
 
@@ -692,15 +703,18 @@ def test_second_derivatives_are_refused(loss):
         torch.autograd.grad(loss(losses, z, batch), z, create_graph=True)
 
 
-def test_genscl_of_nearly_no_similarity_keeps_its_precision():
+@pytest.mark.parametrize("tile", TILES)
+def test_genscl_of_nearly_no_similarity_keeps_its_precision(tile):
     """All the anchors share is a millionth: of a sum that holds themselves, float32 would lose it."""
     q = torch.eye(6) + 1e-6 * torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
     batch = random_batch(6)._replace(distributions=q)
-    value = GENSCL["genscl"](losses, batch.z.float(), batch)
+    value = tiled(GENSCL["genscl"], tile)(losses, batch.z.float(), batch)
     assert close(value, GENSCL["genscl"](reference, batch.z, batch), batch, torch.float32)
 
 
-def test_genscl_anchor_of_no_similarity_has_no_positive():
+@pytest.mark.parametrize("tile", TILES)
+def test_genscl_anchor_of_no_similarity_has_no_positive(tile):
     q = torch.tensor([[0.6, 0.8, 0], [0, 0, 0.3], [0, 0, 0.9]])
     batch = random_batch(3)._replace(distributions=q)
-    assert close(GENSCL["genscl"](losses, batch.z, batch), GENSCL["genscl"](reference, batch.z, batch), batch)
+    value = tiled(GENSCL["genscl"], tile)(losses, batch.z, batch)
+    assert close(value, GENSCL["genscl"](reference, batch.z, batch), batch)

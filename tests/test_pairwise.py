@@ -81,6 +81,36 @@ def test_pairs_with_contrasts_are_the_whole_matrix(n, more, offset, classes, see
     assert_same(anchors, TERMS[:1], tile, contrasts, temperature=temperature, offset=offset)
 
 
+@given(
+    n=st.integers(1, 8),
+    more=st.one_of(st.none(), st.integers(0, 5)),
+    seed=st.integers(0, 99),
+    tile=st.integers(1, 14),
+    temperature=st.sampled_from([0.02, 0.5]),
+)
+def test_attraction_of_similar_labels_is_that_of_the_whole_matrix(n, more, seed, tile, temperature):
+    a, terms, settings = points(n, seed=seed).requires_grad_(), [("others", 1), ("others", 2)], {}
+    c = torch.rand(n, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = a
+    if more is None:
+        c = c + c.T
+    else:
+        x = points(n + more, seed=seed + 1).requires_grad_()
+        c, settings = torch.cat((c, c[:, :1].expand(n, more)), 1), {"contrasts": x, "offset": more // 2}
+    lse, attraction = pair_logsumexp(a, terms, temperature=temperature, tile=tile, label_similarity=c, **settings)
+    expected = (c * (a @ x.T)).sum(1) / temperature
+    torch.testing.assert_close(attraction, expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(lse, pair_logsumexp(a, terms, temperature=temperature, tile=tile, **settings), rtol=0, atol=0)
+    share = torch.linspace(-1, 1, n, dtype=torch.float64)
+    inputs = [a] if more is None else [a, x]
+    finite = lse.isfinite()
+    ours = torch.autograd.grad((share * attraction).sum() + (share * lse)[finite].sum(), inputs)
+    theirs = torch.autograd.grad(
+        (share * expected).sum() + (share * dense(a, terms, temperature=temperature, **settings))[finite].sum(), inputs
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 def test_more_rows_than_the_default_tile():
     n = default_tile(torch.device("cpu")) + 3
     assert_same(points(n), TERMS, None, labels=random_labels(n, 7), temperature=0.1)

@@ -10,6 +10,8 @@ log-sum-exps over pairs go tile by tile (supcl.pairwise), and what is linear in 
 
     sum_{p in P(i)} z_i . z_p = z_i . (S_{y_i} - z_i),    S_c the sum of the embeddings of class c
 
+(A small batch is a single tile. There that part is added up over pairs after all, because it is quicker.)
+
 Every loss takes `contrasts` (M, D) with their labels: then A(i), P(i) and N(i) are rows of these instead of the batch: a
 queue of past embeddings, or embeddings gathered from all processes. `offset` says that anchor i is row offset + i of
 contrasts, and no contrast of itself; None, that anchors are not among contrasts. Gradients flow to both. `tile` is the
@@ -26,7 +28,9 @@ import numbers
 import torch
 import torch.nn.functional as F
 
-from supcl.pairwise import pair_logsumexp, positive_sum, similarity_sums
+from supcl.pairwise import default_tile, pair_logsumexp, positive_sum, product, similarity_sums
+
+NO_SIMILARITY = 1e-10  # an anchor whose label is similar to no other by more than this in total has no positive
 
 
 def supcon_loss(embeddings, labels, *, temperature=0.1, form="out", contrasts=None, contrast_labels=None, offset=None, tile=None):
@@ -44,6 +48,9 @@ def supcon_loss(embeddings, labels, *, temperature=0.1, form="out", contrasts=No
     _check_choice("form", form, {"out": "log outside the mean, Eq. 2", "in": "inside, Eq. 3"})
     _check_temperature(temperature)
     batch = _LabelledBatch(embeddings, labels, contrasts, contrast_labels, offset, tile)
+    if form == "out" and batch.one_tile:
+        same = batch.classes[:, None] == batch.contrast_classes
+        return _soft_cross_entropy(batch, same.to(batch.anchors.dtype), temperature)
     if form == "out":
         (log_all,) = batch.logsumexp(temperature, ("others", 1))
         log_positive = batch.mean_positive(temperature)  # mean of logs
@@ -178,13 +185,31 @@ def genscl_loss(
             raise ValueError(
                 f"contrast_distributions has {p.shape[1]} columns; expected {q.shape[1]}, those of label_distributions."
             )
+    if batch.one_tile and not (q.requires_grad or p.requires_grad):
+        return _soft_cross_entropy(batch, product(q, p.T), temperature)
     total, attraction = _similarity_sums(q, p, batch)
     if len(total) and total.amin().item() < 0.1:  # little is left after subtraction: float32 would lose its digits
         total, attraction = _similarity_sums(q.double(), p.double(), batch)
-        batch.kept = total > 1e-10
+        batch.kept = total > NO_SIMILARITY
     log_positive = (batch.of_kept(attraction) / (batch.of_kept(total) * temperature)).to(batch.anchors.dtype)
     (log_all,) = batch.logsumexp(temperature, ("others", 1))
     return _mean(log_all - log_positive)
+
+
+def _soft_cross_entropy(batch, c, temperature):
+    """mean_i  -sum_j t_ij log( exp(s_ij) / sum_{a in A(i)} exp(s_ia) ),  t_ij = c_ij / sum_{j' in A(i)} c_ij'
+
+    for a batch of one tile and its similarities of labels c (N, M); those of an anchor and itself are set to zero.
+    """
+    if batch.own is not None:
+        c.diagonal(batch.own.start).zero_()
+    total = c.sum(1)
+    if total.amin().item() < NO_SIMILARITY:
+        batch.kept = total > NO_SIMILARITY
+    (log_all,), attraction = pair_logsumexp(
+        batch.anchors, [("others", 1)], temperature=temperature, label_similarity=c, **batch.arguments
+    )
+    return _mean(batch.of_kept(log_all) - batch.of_kept(attraction) / batch.of_kept(total))
 
 
 def _similarity_sums(q, p, batch):
@@ -284,7 +309,7 @@ class _Batch:
         if tile is not None and not (isinstance(tile, int) and tile > 0):
             raise ValueError(f"tile is {tile!r}; expected a whole number > 0, or None to have it chosen.")
         self.anchors = self.contrasts = _unit_rows("embeddings", embeddings)
-        self.arguments = {"tile": tile}  # of pair_logsumexp
+        self.arguments = {"tile": tile or default_tile(embeddings.device)}  # of pair_logsumexp
         self.kept = None  # a mask of the anchors with a positive, where some have none
         if contrasts is None:
             if offset is not None:
@@ -303,6 +328,11 @@ class _Batch:
         self.contrasts = _unit_rows("contrasts", contrasts).to(self.anchors.dtype)
         self.arguments |= {"contrasts": self.contrasts, "offset": offset}
         self.own = None if offset is None else slice(offset, offset + len(embeddings))  # the anchors' rows of contrasts
+
+    @property
+    def one_tile(self):
+        rows, columns = len(self.anchors), len(self.contrasts)
+        return min(rows, columns) > 0 and max(rows, columns) <= self.arguments["tile"]
 
     def of_kept(self, x):
         """x (..., N) of the anchors with a positive."""

@@ -7,6 +7,7 @@ pair_logsumexp  log sum_j exp(factor s_ij), s_ij = a_i . c_j / temperature, in t
 
                 dL_i/da_i = factor / temperature sum_j W_ij c_j,    dL_i/dc_j = factor / temperature W_ij a_i
 
+                With similarities of labels it adds up those times s_ij as well: in a small batch, quicker than the sums below.
 positive_sum    sum_p a_i . c_p over positives, which is linear: a product with the sum of a class, no pair is visited.
 similarity_sums the same where labels are distributions, and positives so by degrees.
 """
@@ -16,7 +17,18 @@ import torch
 FITS = 40  # exp(-40), exp(40) and sums of millions of them fit float32: exponents up to this need no shift
 
 
-def pair_logsumexp(anchors, terms, *, temperature=1.0, labels=None, contrasts=None, contrast_labels=None, offset=None, tile=None):
+def pair_logsumexp(
+    anchors,
+    terms,
+    *,
+    temperature=1.0,
+    labels=None,
+    contrasts=None,
+    contrast_labels=None,
+    offset=None,
+    tile=None,
+    label_similarity=None,
+):
     """log sum_j exp(factor s_ij) for each term and each anchor: (terms, N). A sum over no pair is -inf, with zero gradient.
 
     anchors    (N, D) float32 or float64, rows at most one long. s_ij = a_i . c_j / temperature.
@@ -26,6 +38,8 @@ def pair_logsumexp(anchors, terms, *, temperature=1.0, labels=None, contrasts=No
     contrasts  (M, D), with their contrast_labels (M,). None: the anchors.
     offset     anchor i is row offset + i of contrasts, with the same label. None: anchors are not among contrasts.
     tile       rows and columns of a tile, chosen by itself; it changes nothing but rounding, time and memory.
+    label_similarity  (N, M) c_ij, a constant, symmetric where contrasts are the anchors; for terms over "others" alone. With it
+               two are returned, the log-sum-exps and sum_j c_ij s_ij (N,).
     """
     tile = tile or default_tile(anchors.device)
     if all(over == "others" for over, _ in terms):
@@ -35,7 +49,9 @@ def pair_logsumexp(anchors, terms, *, temperature=1.0, labels=None, contrasts=No
         contrasts, offset = anchors, 0
     else:
         columns = _Side(contrasts, contrast_labels, tile)
-    return _PairLogSumExp.apply(anchors, contrasts, _Tiles(rows, columns, offset), terms, temperature)
+    tiles = _Tiles(rows, columns, offset)
+    lse, attraction = _PairLogSumExp.apply(anchors, contrasts, tiles, terms, temperature, label_similarity)
+    return lse if attraction is None else (lse, attraction)
 
 
 def positive_sum(anchors, classes, contrasts, contrast_classes, count, own=None):
@@ -119,14 +135,19 @@ class _Tiles:
 
 class _PairLogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, anchors, contrasts, tiles, terms, temperature):
+    def forward(ctx, anchors, contrasts, tiles, terms, temperature, c):
         x = tiles.rows.sorted(anchors)
         y = x if tiles.symmetric else tiles.columns.sorted(contrasts)
         lse = x.new_full((len(terms), x.shape[0]), -torch.inf)
+        attraction = None if c is None else x.new_zeros(x.shape[0])
         scratch = _Scratch(x)
         for a, b, here in tiles.visit(terms):
             s = scratch.products(x[a], y[b], 1 / temperature)
             sides = [(a, 1), (b, 0)] if tiles.symmetric and a != b else [(a, 1)]
+            if c is not None:
+                attracted = c[a, b] * s
+                for block, dim in sides:
+                    attraction[block] += attracted.sum(dim)
             for k, factor, *left_out in here:
                 fits = _fits(factor, temperature)
                 e = scratch.exps(k, s, factor, *left_out) if fits else scratch.exponents(k, s, factor, *left_out)
@@ -134,16 +155,16 @@ class _PairLogSumExp(torch.autograd.Function):
                     running = lse[k, block]
                     torch.logaddexp(running, e.sum(dim).log_() if fits else e.logsumexp(dim), out=running)
         lse = tiles.rows.unsorted(lse, dim=1)
-        ctx.save_for_backward(anchors, contrasts, lse)
+        ctx.save_for_backward(anchors, contrasts, lse, c)
         ctx.tiles, ctx.terms, ctx.temperature = tiles, terms, temperature
         # A small batch is one tile. Its exponentials are kept, which is quicker than computing them again.
         ctx.kept = scratch if tiles.single and all(_fits(factor, temperature) for _, factor in terms) else None
-        return lse
+        return lse, attraction
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad, grad_attraction):
         _refuse_second_derivatives()
-        anchors, contrasts, lse = ctx.saved_tensors
+        anchors, contrasts, lse, c = ctx.saved_tensors
         tiles, symmetric = ctx.tiles, ctx.tiles.symmetric
         x = tiles.rows.sorted(anchors)
         y = x if symmetric else tiles.columns.sorted(contrasts)
@@ -156,7 +177,7 @@ class _PairLogSumExp(torch.autograd.Function):
         for a, b, here in tiles.visit(ctx.terms):
             shape = (a.stop - a.start, b.stop - b.start)
             s = None if ctx.kept else scratch.products(x[a], y[b], 1 / ctx.temperature)
-            # dloss/ds: sum over terms of factor (g_i W_ij + g_j W_ji); where exponentials are kept, s itself is done with
+            # dloss/ds: sum over terms of factor (g_i W_ij + g_j W_ji), and the same with c; what is kept does not include s
             weights = scratch("products" if ctx.kept else "weights", *shape).zero_()
             for k, factor, *left_out in here:
                 if _fits(factor, ctx.temperature):
@@ -169,11 +190,15 @@ class _PairLogSumExp(torch.autograd.Function):
                     weights.addcmul_(torch.sub(e, lse[k, a, None], out=scratch("w", *shape)).exp_(), g[k, a, None], value=factor)
                     if symmetric:
                         weights.addcmul_(e.sub_(lse[k, b]).exp_(), g[k, b], value=factor)
+            if c is not None:
+                weights.addcmul_(c[a, b], grad_attraction[a, None])
+                if symmetric:
+                    weights.addcmul_(c[a, b], grad_attraction[b])
             grad_x[a].addmm_(weights, y[b], alpha=1 / ctx.temperature)
             if not (symmetric and a == b):  # a tile on the diagonal is its own mirror image
                 grad_y[b].addmm_(weights.T, x[a], alpha=1 / ctx.temperature)
         grad_anchors = tiles.rows.unsorted(grad_x)  # if symmetric, with what embeddings get as contrasts
-        return grad_anchors, None if symmetric else tiles.columns.unsorted(grad_y), None, None, None
+        return grad_anchors, None if symmetric else tiles.columns.unsorted(grad_y), None, None, None, None
 
 
 def _fits(factor, temperature):
@@ -237,8 +262,8 @@ class _SimilaritySum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, anchors, q, contrasts, p, c_ii, own):
-        by_class = _product(p.T, contrasts)
-        pull = _product(q, by_class)
+        by_class = product(p.T, contrasts)
+        pull = product(q, by_class)
         if own is not None:
             pull.addcmul_(c_ii[:, None], contrasts[own], value=-1)
         ctx.save_for_backward(anchors, q, contrasts, p, by_class, pull)
@@ -251,14 +276,15 @@ class _SimilaritySum(torch.autograd.Function):
         anchors, q, contrasts, p, by_class, pull = ctx.saved_tensors
         grad, grad_q, grad_p, grad_c = grad[:, None], None, None, None
         push = grad * anchors
-        push_by_class = _product(q.T, push)
+        push_by_class = product(q.T, push)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
-            grad_q, grad_p = _product(push, by_class.T), _product(contrasts, push_by_class.T)
+            grad_q, grad_p = product(push, by_class.T), product(contrasts, push_by_class.T)
             grad_c = None if ctx.own is None else -(push * contrasts[ctx.own]).sum(1)
-        return grad * pull, grad_q, _product(p, push_by_class), grad_p, grad_c, None
+        return grad * pull, grad_q, product(p, push_by_class), grad_p, grad_c, None
 
 
-def _product(x, y):
+def product(x, y):
+    """x @ y without gradient, in their own precision under autocast as well."""
     return torch.mm(x, y, out=x.new_empty(x.shape[0], y.shape[1]))  # out= keeps x's precision, which autocast would lower
 
 
