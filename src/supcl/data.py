@@ -65,10 +65,10 @@ def load(name):
     "cifar-100:/disk" looks for it in another folder, and "folder:/disk/pictures" is that folder of pictures."""
     if name in _DATASETS:
         return _DATASETS[name]()
-    known, _ = datasets.located(name)
+    known, root = datasets.located(name)
     if known not in datasets.SOURCES:
         raise ValueError(f"dataset is {name!r}; expected one of {', '.join([*_DATASETS, *datasets.SOURCES])}.")
-    parts = datasets.read(name)
+    parts = datasets.read(known, root)
     (images, labels), (test_images, test_labels) = ((_images(i), torch.tensor(y)) for i, y in (parts.train, parts.test))
     return Dataset(images, labels, HeldOut(test_images, test_labels), parts.classes, datasets.SOURCES[known].flips)
 

@@ -38,13 +38,12 @@ class Source:
     flips: bool = True  # whether a mirrored image keeps its class
 
 
-def read(name):
-    """Parts of the data set called name, looked for in data/; "name:/disk" looks in that folder.
+def read(name, root):
+    """Parts of the data set called name, whose files are below root.
 
     Raises FileNotFoundError that says where to get it, how large it is and where to put it; ValueError where class folders cannot
     be divided.
     """
-    name, root = located(name)
     _require(name, root)
     try:
         return SOURCES[name].read(root)
@@ -53,7 +52,7 @@ def read(name):
 
 
 def located(name):
-    """(the name alone, the folder that its files are below)."""
+    """(the name alone, the folder that its files are below): of "name:/disk" that folder, else data/."""
     name, _, place = name.partition(":")
     if name in _FOLDERS and not place:
         raise ValueError(f"dataset is {name!r}; expected the folder behind a colon, {name}:/home/me/pictures.")

@@ -25,6 +25,7 @@ from supcl.paths import existing
 from supcl.tables import images_in_words, interval
 from supcl.training import OPTIMIZERS, Diverged, train
 
+ON_FEATURES = {"optimizer": "adamw"}  # how an MLP is trained, unless a run says otherwise
 COLUMNS = ["method", "variant", "dataset", "shots", "seed", "metric", "value", "seconds", "settings"]
 
 
@@ -288,8 +289,12 @@ def table(outcomes, setup):
         run = outcome.run
         record = asdict(setup)
         del record["shared"], record["dataset"], record["compute"]
-        recipe = record.pop("recipe") if run.shots else {"optimizer": "adamw"}
-        record |= recipe | run.settings | {key: getattr(run, key) for key in ("learning_rate", "epochs", "classifier")}
+        recipe = record.pop("recipe")
+        record |= (
+            (recipe if run.shots else ON_FEATURES)
+            | run.settings
+            | {key: getattr(run, key) for key in ("learning_rate", "epochs", "classifier")}
+        )
         record |= {"batch_size": run.batch_size or setup.batch_size, "evaluate_on": run.evaluate_on}
         record["optimizer"] = run.optimizer or record["optimizer"]
         compute = replace(setup.compute, checkpoints=None)
@@ -385,7 +390,7 @@ def _train_on_features(run, setup):
     some = slice(None, None, max(len(x) // 5000, 1))  # for neighbours and probe, about 5,000 images say as much
     trained = Trained(run, setup, model, view, x[some], y[some].numpy())
     held_back = features[validation], images.train_labels[validation]
-    return _finish(trained, (x, y), {"view": view, "views": 1}, validation=held_back, test=test)
+    return _finish(trained, (x, y), ON_FEATURES | {"view": view, "views": 1}, validation=held_back, test=test)
 
 
 def _drawn(run, splits, labels, name):
@@ -484,16 +489,13 @@ def _images(dataset):
 
 @lru_cache(1)
 def _splits(shared):
-    with np.load(_written_by_01_data(shared, "splits.npz")) as arrays:
+    with np.load(existing(Path(shared) / "splits.npz", "01_data")) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
 @lru_cache(1)
 def _features(dataset, shared):
     """Frozen features of the training images, and of the test images with their labels, held out as these are."""
-    train, test = (torch.from_numpy(np.load(_written_by_01_data(shared, f"features_{part}.npy"))) for part in ("train", "test"))
+    paths = (existing(Path(shared) / f"features_{part}.npy", "01_data") for part in ("train", "test"))
+    train, test = (torch.from_numpy(np.load(path)) for path in paths)
     return train, data.HeldOut(test, _images(dataset).test.open("labels of their features")[1])
-
-
-def _written_by_01_data(shared, name):
-    return existing(Path(shared) / name, "01_data")

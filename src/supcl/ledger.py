@@ -23,12 +23,10 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from supcl.report import read_runs, reported
+from supcl.report import CONTRADICTED, INCONCLUSIVE, REFUTED, SUPPORTED, VERIFIED, read_runs, reported
 from supcl.tables import interval
 
 LEVEL, POWER = 0.05, 0.8
-SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive at this size"
-VERIFIED, REFUTED = "verified", "refuted"
 
 
 @dataclass(frozen=True)

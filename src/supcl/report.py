@@ -21,13 +21,16 @@ from supcl.tables import STAGES, in_digits, interval, paired_differences, summar
 
 MARKERS = ["o", "D", "s", "^"]  # one per number of shots
 PROTOCOL = ["encoder", "weights", "image_size", "batch_size", "weight_decay", "epochs", "evaluate_on"]  # the same for all
+# The ledger's verdicts
+SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive at this size"
+VERIFIED, REFUTED = "verified", "refuted"
 # How claims_figure marks a verdict: by shape and colour.
 VERDICT_MARKS = {
-    "supported": {"marker": "^", "color": "#0072b2"},
-    "contradicted": {"marker": "v", "color": "#d55e00"},
-    "inconclusive at this size": {"marker": "o", "color": GREY, "mfc": "white"},
-    "verified": {"marker": "P", "color": "#009e73"},
-    "refuted": {"marker": "X", "color": "#d55e00"},
+    SUPPORTED: {"marker": "^", "color": "#0072b2"},
+    CONTRADICTED: {"marker": "v", "color": "#d55e00"},
+    INCONCLUSIVE: {"marker": "o", "color": GREY, "mfc": "white"},
+    VERIFIED: {"marker": "P", "color": "#009e73"},
+    REFUTED: {"marker": "X", "color": "#d55e00"},
 }
 # Paul Tol's muted colours and a dark grey: ten classes that colour-blind readers can tell apart, with labels on them.
 CLASS_COLORS = ["#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#555555"]
@@ -419,7 +422,7 @@ def _method_legend(fig, methods):
 def _claim_row(ax, row, y):
     """A row of claims_figure: mark, id, claim, interval, digits."""
     mark = VERDICT_MARKS[row["verdict"]]
-    hollow = row["after_holm"] == "inconclusive at this size"
+    hollow = row["after_holm"] == INCONCLUSIVE
     ax.plot([0, 1], [y + 0.5, y + 0.5], transform=_across(ax), color="#e6e6e6", lw=0.4, clip_on=False, zorder=-1)
     mark = mark | {"mfc": "white" if hollow else mark["color"]}
     ax.plot([0.015], [y], transform=_across(ax), ms=5, lw=0, clip_on=False, **mark)

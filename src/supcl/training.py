@@ -101,11 +101,12 @@ def train(
     checkpoint   path of a file that is written after every epoch. If it is there, training goes on from it, to the same numbers
                  as if it had never stopped.
 
-    One-cycle schedule of the learning rate (warm-up and decay are both half a cosine). An epoch has N // batch_size steps, at
+    The learning rate has a one-cycle schedule (warm-up and decay are both half a cosine). An epoch has N // batch_size steps, at
     least one; the images left over sit out until the next shuffle. Order depends on the seed alone, so methods are compared on
     the same batches. Raises Diverged at the first loss that is not finite.
     """
-    here, steps, records = place(compute), max(len(images) // batch_size, 1), [] if records is None else records
+    here, rows, records = place(compute), min(batch_size, len(images)), [] if records is None else records
+    steps = len(images) // rows
     settings = {"images": len(images), "views": views, "epochs": epochs, "batch_size": batch_size, "seed": seed}
     settings |= {"learning_rate": learning_rate, "weight_decay": weight_decay, "optimizer": optimizer, "warm_up": warm_up}
     settings |= {"final": final, "layer_decay": layer_decay, "queue_size": queue_size, "momentum": momentum}
@@ -113,16 +114,13 @@ def train(
     model.to(here.device)
     parameters = parameter_groups(model, learning_rate, weight_decay, layer_decay) if layer_decay else model.parameters()
     optimizer = OPTIMIZERS[optimizer](parameters, lr=learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps * epochs + 1,
-        pct_start=warm_up, final_div_factor=1 / (25 * final), cycle_momentum=False,
-    )  # fmt: skip
+    schedule = _one_cycle(optimizer, steps * epochs, warm_up, final)
     learner = _Learner(model, objective, optimizer, schedule, queue_size, momentum, compute, here)
     if here.processes > 1:
         torch.manual_seed(int(np.random.SeedSequence([seed, here.rank]).generate_state(1)[0]))
     saved = Checkpoint(checkpoint, here, settings, learner.parts)
     losses, seconds, records[:] = saved.load() or ([], 0.0, [])
-    order = islice(enumerate(_shares(len(images), batch_size, epochs, seed, here), 1), steps * len(losses), None)
+    order = islice(enumerate(_shares(len(images), rows, epochs, seed, here), 1), steps * len(losses), None)
     made = batches(images, labels, order, view, views, seed, here.device, compute.workers)
     for epoch in range(len(losses) + 1, epochs + 1):
         model.train()
@@ -144,6 +142,12 @@ def train(
             dist.broadcast(buffer, src=0)
     model.eval()
     return losses, seconds
+
+
+def _one_cycle(optimizer, steps, warm_up, final):
+    highest = [group["lr"] for group in optimizer.param_groups]
+    how = {"pct_start": warm_up, "final_div_factor": 1 / (25 * final), "cycle_momentum": False}
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=steps + 1, **how)
 
 
 def parameter_groups(model, learning_rate, weight_decay, layer_decay):
@@ -201,10 +205,9 @@ class _Learner:
             self.queue.update(batch.inputs)
 
 
-def _shares(n, batch_size, epochs, seed, here):
-    """Yield the indices of this process's share of each step's images: every epoch whole batches of a permutation of n, or one
-    batch of all n if they are fewer."""
-    rows = min(batch_size, n)
+def _shares(n, rows, epochs, seed, here):
+    """Yield the indices of this process's share of each step's images: every epoch whole batches of `rows` of a permutation of
+    n."""
     if rows % here.processes:
         raise ValueError(f"a step has {rows} images; expected a multiple of {here.processes}, the number of processes.")
     generator = torch.Generator().manual_seed(seed)
