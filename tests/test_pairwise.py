@@ -176,6 +176,26 @@ def test_tiles_are_at_most_as_large_as_given_and_visited_only_with_pairs(tile, t
     assert len(shapes) == tiles  # only those with pairs of one class
 
 
+@pytest.mark.parametrize(
+    "sizes, tile, expected",
+    [
+        ([2, 2, 2], 5, [4, 2]),  # a block ends with a class
+        ([2, 2, 2], 2, [2, 2, 2]),
+        ([3, 3], 4, [3, 3]),
+        ([2, 3, 1], 4, [4, 2]),  # unless half a tile would stay empty
+        ([9], 4, [4, 4, 1]),
+        ([1, 5, 1, 5], 8, [7, 5]),
+    ],
+)
+def test_blocks_end_with_a_class_where_that_leaves_them_more_than_half_full(sizes, tile, expected, monkeypatch):
+    rows = []
+    addmm = torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda s, *a, **how: rows.append(tuple(s.shape)) or addmm(s, *a, **how))
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    pair_logsumexp(points(len(labels)), TERMS[1:], labels=labels.flip(0), tile=tile)
+    assert rows == [(a, b) for i, a in enumerate(expected) for b in expected[i:]]
+
+
 def test_default_tile_is_larger_off_the_cpu():
     assert default_tile(torch.device("cpu")) == 512 and default_tile(torch.device("cuda")) == 4096
 

@@ -86,13 +86,15 @@ class _Side:
 
     def __init__(self, x, labels, tile):
         self.device, self.labels, self.order = x.device, labels, None
-        slices = [slice(start, min(start + tile, x.shape[0])) for start in range(0, x.shape[0], tile)]
+        class_ends = [x.shape[0]]
+        if labels is not None and x.shape[0] > tile:
+            self.labels, self.order = labels.sort()
+            class_ends = self.labels.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
+        slices = _slices(class_ends, tile)
         if labels is None:
             self.blocks = [(block, block.start, block.stop - 1) for block in slices]
-            return
-        if len(slices) > 1:
-            self.labels, self.order = labels.sort()
-        self.blocks = [(block, *(int(end) for end in self.labels[block].aminmax())) for block in slices]
+        else:
+            self.blocks = [(block, *(int(end) for end in self.labels[block].aminmax())) for block in slices]
 
     def sorted(self, x, dim=0):
         return x if self.order is None else x.index_select(dim, self.order)
@@ -102,6 +104,19 @@ class _Side:
 
     def positions(self, block):
         return torch.arange(block.start, block.stop, device=self.device) if self.order is None else self.order[block]
+
+
+def _slices(class_ends, tile):
+    """Cut sorted rows into blocks of at most `tile`. A block ends where a class ends, if it is more than half full by then: tiles
+    that have classes in common cost more."""
+    slices, start, previous = [], 0, 0
+    for end in class_ends:
+        while end > start + tile:
+            stop = previous if previous > start + tile // 2 else start + tile
+            slices.append(slice(start, stop))
+            start = stop
+        previous = end
+    return [*slices, slice(start, previous)] if previous else []
 
 
 class _Tiles:
@@ -140,7 +155,7 @@ class _PairLogSumExp(torch.autograd.Function):
         y = x if tiles.symmetric else tiles.columns.sorted(contrasts)
         lse = x.new_full((len(terms), x.shape[0]), -torch.inf)
         attraction = None if c is None else x.new_zeros(x.shape[0])
-        scratch = _Scratch(x)
+        scratch = _Scratch(x, kept=tiles.single and all(_fits(factor, temperature) for _, factor in terms))
         for a, b, here in tiles.visit(terms):
             s = scratch.products(x[a], y[b], 1 / temperature)
             sides = [(a, 1), (b, 0)] if tiles.symmetric and a != b else [(a, 1)]
@@ -158,7 +173,7 @@ class _PairLogSumExp(torch.autograd.Function):
         ctx.save_for_backward(anchors, contrasts, lse, c)
         ctx.tiles, ctx.terms, ctx.temperature = tiles, terms, temperature
         # A small batch is one tile. Its exponentials are kept, which is quicker than computing them again.
-        ctx.kept = scratch if tiles.single and all(_fits(factor, temperature) for _, factor in terms) else None
+        ctx.kept = scratch if scratch.kept else None
         return lse, attraction
 
     @staticmethod
@@ -206,10 +221,11 @@ def _fits(factor, temperature):
 
 
 class _Scratch:
-    """Memory for tiles, by name, used again: getting it anew for every tile would double the time."""
+    """Memory for tiles, by name, used again: getting it anew for every tile would double the time. All terms share theirs, which
+    so stays in the cache, unless exponentials are kept."""
 
-    def __init__(self, like):
-        self.like, self.memory = like, {}
+    def __init__(self, like, kept=False):
+        self.like, self.kept, self.memory = like, kept, {}
 
     def __call__(self, name, *shape):
         found, size = self.memory.get(name), shape[0] * shape[1]
@@ -221,13 +237,16 @@ class _Scratch:
         s = self("products", x.shape[0], y.shape[0])
         return torch.addmm(s, x, y.T, beta=0, alpha=scale, out=s)  # out= keeps x's precision, which autocast would lower
 
+    def of_term(self, k, *shape):
+        return self(k if self.kept else "exps", *shape)
+
     def exps(self, k, s, factor, mask, diagonal):
-        e = self(k, *s.shape)
+        e = self.of_term(k, *s.shape)
         e = torch.exp(s, out=e) if factor == 1 else torch.mul(s, factor, out=e).exp_()
         return _leave_out(e, mask, diagonal, 0)
 
     def exponents(self, k, s, factor, mask, diagonal):
-        return _leave_out(torch.mul(s, factor, out=self(k, *s.shape)), mask, diagonal, -torch.inf)
+        return _leave_out(torch.mul(s, factor, out=self.of_term(k, *s.shape)), mask, diagonal, -torch.inf)
 
 
 def _leave_out(e, mask, diagonal, value):
