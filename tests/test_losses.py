@@ -185,10 +185,11 @@ def test_memory_layout_does_not_matter(loss):
 # Against each other
 
 
-@given(batch=batches())
-def test_genscl_on_one_hot_labels_is_supcon(batch):
+@given(batch=batches(), tiles=st.sampled_from([(None, 2), (2, None), (2, 2)]))  # where both are None, they share their code
+def test_genscl_on_one_hot_labels_is_supcon(batch, tiles):
     one_hot = batch._replace(distributions=F.one_hot(batch.labels, 4))
-    assert close(GENSCL["genscl"](losses, batch.z, one_hot), SUPCON["supcon out"](losses, batch.z, batch), batch)
+    genscl, supcon = (tiled(loss, tile) for loss, tile in zip((GENSCL["genscl"], SUPCON["supcon out"]), tiles, strict=True))
+    assert close(genscl(losses, batch.z, one_hot), supcon(losses, batch.z, batch), batch)
 
 
 @given(batch=batches())
