@@ -161,19 +161,24 @@ def test_labels_of_one_side_alone_may_need_a_gradient(wanted):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("tile, tiles", [(1, 9), (2, 3), (3, 3), (100, 1)])
-def test_tiles_are_at_most_as_large_as_given_and_visited_only_with_pairs(tile, tiles, monkeypatch):
-    shapes = []
-    addmm = torch.addmm
+@pytest.fixture
+def visited(monkeypatch):
+    """Shapes of the tiles of s that are computed, in their order."""
+    shapes, addmm = [], torch.addmm
 
     def spy(s, *matrices, **settings):
         shapes.append(tuple(s.shape))
         return addmm(s, *matrices, **settings)
 
     monkeypatch.setattr(torch, "addmm", spy)
+    return shapes
+
+
+@pytest.mark.parametrize("tile, tiles", [(1, 9), (2, 3), (3, 3), (100, 1)])
+def test_tiles_are_at_most_as_large_as_given_and_visited_only_with_pairs(tile, tiles, visited):
     pair_logsumexp(points(6), [("positives", 1)], labels=torch.tensor([0, 1, 0, 2, 1, 2]), tile=tile)
-    assert max(max(shape) for shape in shapes) <= tile
-    assert len(shapes) == tiles  # only those with pairs of one class
+    assert max(max(shape) for shape in visited) <= tile
+    assert len(visited) == tiles  # only those with pairs of one class
 
 
 @pytest.mark.parametrize(
@@ -187,13 +192,10 @@ def test_tiles_are_at_most_as_large_as_given_and_visited_only_with_pairs(tile, t
         ([1, 5, 1, 5], 8, [7, 5]),
     ],
 )
-def test_blocks_end_with_a_class_where_that_leaves_them_more_than_half_full(sizes, tile, expected, monkeypatch):
-    rows = []
-    addmm = torch.addmm
-    monkeypatch.setattr(torch, "addmm", lambda s, *a, **how: rows.append(tuple(s.shape)) or addmm(s, *a, **how))
+def test_blocks_end_with_a_class_where_that_leaves_them_more_than_half_full(sizes, tile, expected, visited):
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     pair_logsumexp(points(len(labels)), TERMS[1:], labels=labels.flip(0), tile=tile)
-    assert rows == [(a, b) for i, a in enumerate(expected) for b in expected[i:]]
+    assert visited == [(a, b) for i, a in enumerate(expected) for b in expected[i:]]
 
 
 def test_default_tile_is_larger_off_the_cpu():
