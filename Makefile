@@ -20,47 +20,47 @@ $(READY): requirements.txt pyproject.toml
 	@touch $@
 
 data: $(READY)  ## fetch Fashion-MNIST and check it against data.dvc
-	@python -m supcl.fetch
+	@python -m study.data.fetch
 
 repro:  ## every notebook, figure, table and the paper from real data; PROFILE=paper [PART=...] on GPUs, see the README
 ifeq ($(PROFILE),laptop)
 repro: data
 	dvc repro
-	@python -m supcl.pipeline summary
+	@python -m study.pipeline summary
 else
 repro: $(READY)
-	python -m supcl.profiles $(PROFILE) $(PART)
+	python -m study.profiles $(PROFILE) $(PART)
 endif
 
 smoke: $(READY)  ## the same pipeline at toy size, into build/smoke-run
-	python -m supcl.pipeline smoke build/smoke-run
+	python -m study.pipeline smoke build/smoke-run
 
 test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at toy size
 	ruff check .
 	ruff format --check .
 	pytest tests
-	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg $$(python -m supcl.pipeline list)
+	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg $$(python -m study.pipeline list)
 
 tiny: $(READY)  ## the whole profile of the papers at toy size, two steps a run
 	pytest -m tiny --durations 1 tests
 
 bench: $(READY)  ## time and memory of the losses beside other implementations; speed of training
-	python -m supcl.benchmark
-	python -m supcl.throughput
+	python -m study.benchmarks.losses
+	python -m study.benchmarks.training
 
 mutants: $(READY)  ## do the tests of the losses notice when the code is changed? (half an hour)
 	mutmut run
 	mutmut results
 
 notebooks: $(READY)  ## run the source notebooks in place at toy size, refreshing their stored outputs
-	python -m supcl.pipeline refresh
+	python -m study.pipeline refresh
 
 lab: $(READY)  ## open JupyterLab
 	jupyter lab --notebook-dir notebooks
 
 readme: $(READY)  ## put the tables of results/ into README.md
-	python -m supcl.estimate
-	python -m supcl.pipeline readme
+	python -m study.benchmarks.estimate
+	python -m study.pipeline readme
 
 lock:  ## recompile requirements.txt from pyproject.toml
 	uv pip compile --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt

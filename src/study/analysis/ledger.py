@@ -1,0 +1,237 @@
+"""The ledger: every claim of the papers, and of ours about them, put to the runs and given a verdict by one rule.
+
+A claim is data (a Claim); what turns it into numbers is a function from the tables of runs to one effect per pair of runs,
+signed so that positive is what the claim says. The rule, the same for all, on the 95 % t-interval of the mean effect:
+
+effect    "A is better than B": `supported` if the interval lies above the margin (0 unless said), `contradicted` if it lies
+          below, else `inconclusive at this size`.
+at most   "this is no more than the margin": `supported` if the interval lies below the margin, `contradicted` if it lies above,
+          else `inconclusive at this size`.
+exact     an identity: `verified` if the largest deviation is below the margin, else `refuted`.
+
+A claim about a trend or about several runs is one contrast, stated in its setting. p is two-sided, for the mean being at the
+margin, and p_holm holds for all claims of the ledger together (Holm, 1979): a verdict survives if p_holm is below 0.05.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, stats
+
+from study.analysis.report import CONTRADICTED, INCONCLUSIVE, REFUTED, SUPPORTED, VERIFIED, read_runs, reported
+from study.tables import interval
+
+LEVEL, POWER = 0.05, 0.8
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and how it is tested.
+
+    claim     one sentence, short enough for a row of the figure.
+    reported  the paper's own number and setting, with its place; blank where not known.
+    setting   ours, and the contrast; {few} and {more} stand for the numbers of images per class.
+    effects   (Tables, metric) -> pandas Series, one effect per pair; of an exact claim, one deviation per batch.
+    kind      "effect", "at most" or "exact": see the module.
+    over      what a pair is.
+    figure    name of the figure that shows the runs.
+    """
+
+    id: str
+    paper: str
+    claim: str
+    reported: str
+    setting: str
+    metric: str
+    unit: str
+    effects: Callable
+    kind: str = "effect"
+    margin: float = 0.0
+    over: str = "seeds"
+    figure: str = "07_verdicts"
+
+    def __post_init__(self):
+        if self.kind not in ("effect", "at most", "exact"):
+            raise ValueError(f"kind of {self.id} is {self.kind!r}; expected 'effect', 'at most' or 'exact'.")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Which runs: those of a stage ("03"), a variant, a method (None: any) and a number of images per class ("few", "more" or
+    None: any). A variant that ends with * stands for all that begin so."""
+
+    stage: str
+    variant: str
+    method: str | None = None
+    shots: str | None = None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The long tables of all stages as one, with a column `stage`, and the checks: columns check, seed, value, stage."""
+
+    runs: pd.DataFrame
+    checks: pd.DataFrame
+
+    @classmethod
+    def read(cls, results, dataset):
+        """From runs/*.csv, what was run on this dataset, and checks/*.csv."""
+        paths = {kind: sorted((Path(results) / kind).glob("*.csv")) for kind in ("runs", "checks")}
+        runs = read_runs(results, dataset, [path.stem for path in paths["runs"]])
+        checks = [pd.read_csv(path).assign(stage=path.stem) for path in paths["checks"]]
+        none = pd.DataFrame(columns=["check", "seed", "value", "stage"])
+        return cls(runs, pd.concat(checks or [none]))
+
+    @cached_property
+    def shots(self):
+        """{"few": the smallest, "more": the largest} number of images per class of the reported runs."""
+        numbers = reported(self.runs).shots
+        return {"few": int(numbers.min()), "more": int(numbers.max())}
+
+    def values(self, metric, which):
+        """Series of a metric of the runs `which`, by seed; by variant and seed if `which` names several variants."""
+        table = self._stage("runs", which.stage)
+        chosen = table.metric == metric
+        several = which.variant.endswith("*")
+        chosen &= table.variant.str.startswith(which.variant[:-1]) if several else table.variant == which.variant
+        if which.method:
+            chosen &= table.method == which.method
+        if which.shots:
+            chosen &= table.shots == self.shots[which.shots]
+        rows = table[chosen]
+        if rows.empty or rows.value.isna().any():
+            raise ValueError(
+                f"{table.stage.iloc[0]}.csv has {'no value' if rows.empty else 'a blank'} of {metric} for {which}. "
+                f"Its variants: {', '.join(table.variant[~table.variant.str.startswith('trial')].unique())}. "
+                "Run that notebook again, or correct the claim."
+            )
+        return rows.set_index(["variant", "seed"] if several else "seed").value.astype(float)
+
+    def paired(self, metric, a, b):
+        """a minus b of the runs that share a seed (and a variant, if they name several)."""
+        one, other = self.values(metric, a), self.values(metric, b)
+        for values, which in ((one, a), (other, b)):
+            if values.index.has_duplicates:
+                raise ValueError(f"{which} has several values of {metric} for one seed; name the method or the shots too.")
+        both = one.index.intersection(other.index)
+        if both.empty:
+            raise ValueError(f"{a} and {b} have no seed in common, so nothing can be paired. Run them with the same seeds.")
+        return one[both] - other[both]
+
+    def sweep(self, metric, stage, name, method):
+        """A table of a metric, a row per seed and a column per number x with a variant "<name> x"."""
+        values = self.values(metric, Runs(stage, f"{name} *", method)).unstack("variant")
+        numbers = [float(re.match(r"[\d.]+", variant.removeprefix(f"{name} "))[0]) for variant in values.columns]
+        table = values.set_axis(numbers, axis=1).sort_index(axis=1).dropna()  # seeds that have all numbers
+        if table.empty or table.shape[1] < 2:
+            raise ValueError(f"{stage}: {method} '{name} ...' has {len(table)} complete seeds of {table.shape[1]} numbers.")
+        return table
+
+    def check(self, stage, name):
+        """The values of a check, by seed."""
+        table = self._stage("checks", stage)
+        values = table[table.check == name].set_index("seed").value
+        if values.empty:
+            raise ValueError(f"{table.stage.iloc[0]}.csv in checks/ has no check '{name}': {', '.join(table.check.unique())}.")
+        return values
+
+    def _stage(self, kind, number):
+        table = getattr(self, kind)
+        rows = table[table.stage.str.startswith(f"{number}_")]
+        if rows.empty:
+            raise ValueError(f"{kind}/{number}_*.csv is missing or empty. Run that notebook with the same `results` first.")
+        return rows
+
+
+# The ledger
+
+
+def ledger(tables, claims):
+    """One row per claim, in order: what was claimed, the effect with its 95 % interval, and the verdict.
+
+    runs        number of pairs (of an exact claim: batches).
+    effect      mean effect; of an exact claim, the largest deviation.
+    detectable  smallest distance from the margin that so many pairs, spread as these are, would find four times in five.
+    p, p_holm   see the module; blank for exact claims, which no chance touches.
+    after_holm  the verdict once all claims are taken together.
+    """
+    table = pd.DataFrame([_row(claim, tables) for claim in claims])
+    tested = table.kind != "exact"
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table.p[tested]).reindex(table.index))
+    survives = ~tested | (table.p_holm < LEVEL)
+    table.insert(table.columns.get_loc("verdict") + 1, "after_holm", table.verdict.where(survives, INCONCLUSIVE))
+    return table
+
+
+def verdict(low, high, kind="effect", margin=0.0):
+    """What an interval says on a claim (see the module). nan bounds, of a single pair, decide nothing."""
+    says = {"effect": (SUPPORTED, CONTRADICTED), "at most": (CONTRADICTED, SUPPORTED)}[kind]
+    if low > margin:
+        return says[0]
+    return says[1] if high < margin else INCONCLUSIVE
+
+
+def p_value(effects, margin=0.0):
+    """Two-sided p of Student's t test that the mean of effects (n,) is `margin`; 1 for a single pair, which rejects nothing."""
+    n, distance = len(effects), abs(np.mean(effects) - margin)
+    if n < 2 or distance == 0:
+        return 1.0
+    error = np.std(effects, ddof=1) / np.sqrt(n)
+    return float(2 * stats.t.sf(distance / error, n - 1)) if error > 0 else 0.0
+
+
+def holm(p):
+    """Adjusted p (Holm, 1979): the k-th smallest of m times m - k + 1, at least those before it, at most 1. A Series."""
+    ordered = p.sort_values()
+    adjusted = (ordered * np.arange(len(p), 0, -1)).cummax().clip(upper=1)
+    return adjusted.reindex(p.index)
+
+
+def detectable(sd, n):
+    """Mean effect that a two-sided paired t test at 5 % finds with 80 % power in n pairs whose effects have this sd."""
+    if n < 2:
+        return np.nan
+    edge = stats.t.ppf(1 - LEVEL / 2, n - 1)
+
+    def shortfall(shift):  # the tail on the other side holds next to nothing at such power
+        return stats.nct.sf(edge, n - 1, shift) - POWER
+
+    return optimize.brentq(shortfall, 0, min(3 * edge, 37)) * sd / np.sqrt(n)  # beyond 37 SciPy's distribution gives up
+
+
+def tally(table):
+    """Number of claims of each verdict by paper, and how many verdicts survive Holm; with a last row of sums."""
+    order = [v for v in (SUPPORTED, CONTRADICTED, INCONCLUSIVE, VERIFIED, REFUTED) if v in set(table.verdict)]
+    counts = pd.crosstab(table.paper, table.verdict).reindex(index=table.paper.unique(), columns=order)
+    decided = table[table.after_holm.isin([SUPPORTED, CONTRADICTED])]
+    counts["decided after Holm"] = decided.groupby("paper").size().reindex(counts.index, fill_value=0)
+    counts.loc["all"] = counts.sum()
+    return counts.rename_axis(index=None, columns=None)
+
+
+def _row(claim, tables):
+    try:
+        effects = claim.effects(tables, claim.metric)
+    except ValueError as error:
+        raise ValueError(f"Claim {claim.id} cannot be judged. {error}") from error
+    row = {name: getattr(claim, name) for name in ("id", "paper", "claim", "reported")}
+    row["setting"] = claim.setting.format(**tables.shots)
+    row |= {name: getattr(claim, name) for name in ("metric", "unit", "kind", "margin", "over")} | {"runs": len(effects)}
+    if effects.empty or effects.isna().any():
+        raise ValueError(f"Claim {claim.id} has no effect for some pairs, or no pairs: {effects.to_dict()}.")
+    if claim.kind == "exact":
+        worst = float(effects.abs().max())
+        said = VERIFIED if worst < claim.margin else REFUTED
+        row |= {"effect": worst, "low": np.nan, "high": np.nan, "detectable": np.nan, "p": np.nan, "verdict": said}
+    else:
+        effects = effects.to_numpy(float)
+        mean, low, high = interval(effects)
+        smallest = detectable(effects.std(ddof=1), len(effects)) if len(effects) > 1 else np.nan
+        row |= {"effect": mean, "low": low, "high": high, "detectable": smallest, "p": p_value(effects, claim.margin)}
+        row["verdict"] = verdict(low, high, claim.kind, claim.margin)
+    return row | {"figure": f"figures/{claim.figure}.png"}

@@ -1,0 +1,113 @@
+"""What a profile would cost on a GPU: python -m study.benchmarks.estimate [PROFILE] writes results/estimates.csv.
+
+Operations and memory are counted on tensors without content; hours follow from them and the assumptions below. Nothing is
+measured.
+"""
+
+import sys
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from study import profiles
+from study.paths import ROOT
+from study.training.model import ImageEncoder, Model, Outputs, architecture
+
+PEAK = 312e12  # operations a second: an NVIDIA A100 in 16 bits, dense, by its data sheet
+UTILISATION = 0.3  # share of it that training reaches: our assumption
+ACTIVATION = 0.5  # bytes kept for the backward pass in 16 bits, against those counted in 32
+STATES = {"adamw": 2, "momentum": 1, "sgd": 1, "lars": 1, "rmsprop": 2}  # numbers that an optimiser keeps for each parameter
+VIEWS = 2  # of each image in a step
+# The setting of a method's own that its notebook tries beside learning rates.
+TRIED = {
+    "02_cross_entropy": "label_smoothings", "03_supcon": "temperatures", "04_schane": "hardnesses", "05_clce": "loss_weights",
+    "06_genscl": "temperatures",
+}  # fmt: skip
+
+
+class Cost(NamedTuple):
+    forward: float  # operations
+    both: float  # operations of forward and backward pass
+    kept: float  # bytes from the forward to the backward pass, in float32
+
+
+def cost(model, inputs):
+    """Cost of a training step of model on inputs, per row of them."""
+    own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
+    kept = {}  # storages by address: several tensors may share one, and while it is held here no other gets its address
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with FlopCounterMode(display=False) as counted, saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = model(inputs)
+        if isinstance(outputs, Outputs):
+            outputs = torch.cat((outputs.projection, outputs.logits), dim=1)  # both heads, whose work comes with the asking
+        forward = counted.get_total_flops()
+        outputs.sum().backward()
+    n = len(inputs)
+    return Cost(forward / n, counted.get_total_flops() / n, sum(storage.nbytes() for storage in kept.values()) / n)
+
+
+def image_model(encoder, image_size, classes=100):
+    """(a Model without content, two images for it). The number of classes hardly matters to its cost."""
+    with torch.device("meta"):
+        shape = architecture(encoder)
+        backbone = ImageEncoder(shape, "none")
+        model = Model(backbone, backbone.dim, classes, shape.projection_dim, shape.hidden)
+        return model.train(), torch.empty(2, 3, image_size, image_size)
+
+
+def passes(stage, stages):
+    """(passes over its training images that a notebook's runs on the whole encoder make, those of a teacher beside them).
+
+    stages: the parameters of every notebook of a part. Counted are reported runs, trials and variants on shots "full", and the
+    episodes' runs on all images of the base classes; left out are runs on few images or on frozen features, and evaluation.
+    """
+    p = stages[stage]
+    if stage == "10_transfer":
+        methods = [stage for stage in TRIED if stage in stages]
+        return sum(stages[method]["epochs"][0] for method in methods) * p["class_splits"], 0
+    if stage not in TRIED or p["shots"][0] != "full":
+        return 0, 0
+    epochs, seeds = p["epochs"][0], p["seeds"][0]
+    settings = len(p["learning_rates"]) * len(p[TRIED[stage]])
+    trials = settings * len(p["tuning_seeds"]) if settings > 1 else 0
+    variants = {"02_cross_entropy": len(p[TRIED[stage]]) - 1, "04_schane": 4, "06_genscl": 6}.get(stage, 0)
+    variants *= min(p.get("variant_seeds", 0), seeds)
+    teachers = len(p["tuning_seeds"]) if stage == "02_cross_entropy" and trials else 0
+    runs = seeds + trials + variants + teachers
+    taught = seeds + trials + min(p["variant_seeds"], seeds) if stage == "06_genscl" else 0
+    return runs * epochs, taught * epochs
+
+
+def of_part(part):
+    """A row of the table for a profiles.Part."""
+    settings = next(parameters for parameters in part.stages.values() if "recipe" in parameters)  # the same in all but epochs
+    model, images = image_model(settings["encoder"], settings["image_size"])
+    each, batch = cost(model, images), settings["batch_size"]
+    made = [passes(stage, part.stages) for stage in part.stages]
+    own, taught = (sum(counts) * VIEWS * part.trained_on for counts in zip(*made, strict=True))
+    seconds = (own * each.both + taught * each.forward) / (PEAK * UTILISATION)
+    numbers = 2 + STATES[settings["recipe"].get("optimizer", "adamw")]  # of a parameter: itself, its gradient, the optimiser's
+    held = 4 * numbers * sum(parameter.numel() for parameter in model.parameters()) + each.kept * ACTIVATION * VIEWS * batch
+    return {
+        "part": part.name, "encoder": architecture(settings["encoder"]).name, "pixels": settings["image_size"],
+        "million_views": own / 1e6, "gpu_hours": seconds / 3600, "batch": batch, "gigabytes": held / 1e9,
+    }  # fmt: skip
+
+
+def main(profile="paper"):
+    table = pd.DataFrame([of_part(part) for part in profiles.read(profile)])
+    table.to_csv(ROOT / "results" / "estimates.csv", index=False, float_format="%.4g", lineterminator="\n")
+    print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,400 @@
+"""The ledger's rule against SciPy, brute force and simulation, and the list of claims against made-up runs."""
+
+import re
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from study.analysis import claims
+from study.analysis.claims import CLAIMS, less, main, more
+from study.analysis.ledger import (
+    CONTRADICTED,
+    INCONCLUSIVE,
+    REFUTED,
+    SUPPORTED,
+    VERIFIED,
+    Claim,
+    Runs,
+    Tables,
+    detectable,
+    holm,
+    ledger,
+    p_value,
+    tally,
+    verdict,
+)
+from study.paths import ROOT
+from study.tables import STAGES, interval
+
+SEEDS = range(5)
+METRICS = ["accuracy", "probe_accuracy", "neighbour_accuracy", "within_class_cosine", "between_class_cosine", "isotropy"]
+
+
+def rows(stage, method, variant, shots="all", metrics=METRICS, value=50.0, spread=1.0, seeds=SEEDS):
+    """Runs whose metrics are value plus noise of its own for every variant."""
+    own = zlib.crc32(f"{stage}|{method}|{variant}|{shots}".encode())
+    noise = np.random.default_rng(own).normal(0, spread, (len(seeds), len(metrics)))
+    settings = '{"epochs": 5, "batch_size": 50}'
+    return [
+        [method, variant, "digits", shots, seed, metric, value + noise[i, j], 2.0 + i / 10, settings, stage]
+        for i, seed in enumerate(seeds)
+        for j, metric in enumerate(metrics)
+    ]
+
+
+def made_up():
+    """Tables that hold every run a claim may ask for."""
+    runs = []
+    for method, stage in STAGES.items():
+        for shots in (20, 100):
+            runs += rows(stage, method, "main", shots)
+    features = {
+        ("03_supcon", "SupCon"): [f"form {f}" for f in ("in", "out")]
+        + [f"temperature {t}" for t in (0.05, 0.1, 1.0)]
+        + [f"positives {k}" for k in (1, 3, 9)],
+        ("04_schane", "SCHaNe"): ["beta 0", "beta 1", "beta 4"],
+        ("05_clce", "CLCE"): [f"lambda {w}" for w in ("0", "0.3", "0.9", "1")] + [f"batch {b}" for b in (64, 512, 2048)],
+        ("05_clce", "SupCon"): [f"batch {b}" for b in (64, 512, 2048)],
+        ("06_genscl", "GenSCL"): ["teacher", "teacher, shuffled"],
+    }
+    for (stage, method), variants in features.items():
+        for variant in variants:
+            runs += rows(stage, method, f"features: {variant}")
+    runs += rows("04_schane", "SCHaNe", "projection, beta 0", 20)
+    for variant in ("one-hot", "MixUp-CutMix", "teacher"):
+        runs += rows("06_genscl", "GenSCL", variant, 20)
+    for method in ("CE", "SupCon"):
+        runs += rows("09_robustness", method, "corruptions", 20, ["mce", "relative_mce", "ece"])
+        for lr in (0.001, 0.01, 0.1):
+            for optimizer in ("adamw", "sgd"):
+                runs += rows("09_robustness", method, f"lr {lr}, crops, {optimizer}", 20, seeds=range(1))
+        metrics = ["simplex_distance_train", "within_class_spread_train", "loss_above_floor"]
+        runs += rows("11_collapse", method, "collapse", 20, metrics, value=0.03, spread=0.001)
+        for share in ("0", "0.2", "0.4"):
+            runs += rows("11_collapse", method, f"flipped {share}", 20, ["epochs_to_fit"])
+        runs += rows("12_pitfalls", method, "best epoch", 20, ["optimism"])
+        runs += rows("12_pitfalls", method, "overlap", 20, ["inflation"])
+    for method in ("CE", "SCHaNe", "CLCE"):
+        runs += rows("10_transfer", method, "transfer", 20, ["digits", "mnist"])
+        for split in "AB":
+            runs += rows("10_transfer", method, f"episodes, split {split}", 20, ["1-shot", "5-shot"])
+    for method in ("SupCon", "SCHaNe"):
+        for variant in ("two crops", "same crop"):
+            runs += rows("12_pitfalls", method, variant, 20)
+    for variant in ("joint", "joint, scaled"):
+        runs += rows("12_pitfalls", "SupCon", variant, 20)
+    columns = ["method", "variant", "dataset", "shots", "seed", "metric", "value", "seconds", "settings", "stage"]
+    checks = [["03_supcon", "gradient formula", seed, 1e-13] for seed in SEEDS]
+    checks += [["04_schane", "extra time per step, percent of CE's", seed, 1.0 + seed / 10] for seed in SEEDS]
+    checks += [["06_genscl", "one-hot equals SupCon", 0, 1e-14], ["11_collapse", "simplex floor", 0, 1e-15]]
+    for check in ("hard positives: share of attraction", "hard negatives: share of repulsion"):
+        checks += [["03_supcon", f"{check} minus share of pairs", seed, 30.0 + seed] for seed in SEEDS]
+    return pd.DataFrame(runs, columns=columns), pd.DataFrame(checks, columns=["stage", "check", "seed", "value"])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A results folder as the stages leave it."""
+    folder = tmp_path_factory.mktemp("results")
+    for kind, table in zip(("runs", "checks"), made_up(), strict=True):
+        (folder / kind).mkdir()
+        for stage, part in table.groupby("stage"):
+            part.drop(columns="stage").to_csv(folder / kind / f"{stage}.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(written):
+    return Tables.read(written, "digits")
+
+
+def two_sets(first, second, metric="accuracy"):
+    """Tables with variants a and b of one method."""
+    lines = [
+        ["M", name, 20, seed, metric, value, "03_supcon"]
+        for name, values in (("a", first), ("b", second))
+        for seed, value in values.items()
+    ]
+    reported = [["CE", "main", 20, 0, "accuracy", 50.0, "02_cross_entropy"]]  # which says what few images are
+    columns = ["method", "variant", "shots", "seed", "metric", "value", "stage"]
+    checks = pd.DataFrame([["x", 0, 1e-12, "03_supcon"]], columns=["check", "seed", "value", "stage"])
+    return Tables(pd.DataFrame(lines + reported, columns=columns), checks)
+
+
+A, B = Runs("03", "a"), Runs("03", "b")
+
+
+def a_claim(**changes):
+    return replace(Claim("X1", "paper", "a is better", "", "{few} images", "accuracy", "points", more(A, B)), **changes)
+
+
+def test_effects_are_differences_of_common_seeds():
+    tables = two_sets({0: 70.0, 1: 72.0, 5: 90.0}, {1: 71.0, 0: 66.0, 2: 50.0})
+    assert tables.paired("accuracy", A, B).to_dict() == {0: 4.0, 1: 1.0}
+    assert less(A, B)(tables, "accuracy").to_dict() == {0: -4.0, 1: -1.0}
+
+
+def test_a_row_is_scipys_paired_test():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(71, 1, 8), rng.normal(70, 1, 8)
+    row = ledger(two_sets(dict(enumerate(first)), dict(enumerate(second))), [a_claim()]).iloc[0]
+    test = stats.ttest_rel(first, second)
+    bounds = test.confidence_interval()
+    assert_allclose([row.effect, row.p, row.low, row.high], [(first - second).mean(), test.pvalue, bounds.low, bounds.high])
+    assert row.runs == 8 and row.setting == "20 images"
+
+
+def test_p_against_a_margin_is_scipys_test_of_one_sample():
+    effects = [4.0, 5.5, 7.0]
+    assert_allclose(p_value(effects, 5.0), stats.ttest_1samp(effects, 5.0).pvalue)
+    assert p_value([3.0]) == 1 and p_value([0.0, 0.0]) == 1 and p_value([1.0, 1.0]) == 0
+
+
+@pytest.mark.parametrize(
+    "low, high, kind, margin, said",
+    [
+        (0.1, 2.0, "effect", 0, SUPPORTED),
+        (-2.0, -0.1, "effect", 0, CONTRADICTED),
+        (-0.1, 2.0, "effect", 0, INCONCLUSIVE),
+        (0.1, 2.0, "effect", 1.0, INCONCLUSIVE),
+        (1.1, 2.0, "effect", 1.0, SUPPORTED),
+        (0.1, 0.9, "effect", 1.0, CONTRADICTED),
+        (-9.0, 4.9, "at most", 5.0, SUPPORTED),
+        (4.0, 6.0, "at most", 5.0, INCONCLUSIVE),
+        (5.1, 6.0, "at most", 5.0, CONTRADICTED),
+        (np.nan, np.nan, "effect", 0, INCONCLUSIVE),
+        (np.nan, np.nan, "at most", 5.0, INCONCLUSIVE),
+    ],
+)
+def test_verdict_by_where_the_interval_lies(low, high, kind, margin, said):
+    assert verdict(low, high, kind, margin) == said
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=9), st.sampled_from(["effect", "at most"]), st.floats(-5, 5))
+def test_an_interval_decides_exactly_where_p_is_below_5_percent(effects, kind, margin):
+    p = p_value(effects, margin)
+    if not 0.0499 < p < 0.0501 and np.std(effects) > 1e-6:
+        _, low, high = interval(effects)
+        assert (verdict(low, high, kind, margin) != INCONCLUSIVE) == (p < 0.05)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
+def test_holm_is_the_closed_test_of_bonferroni(values):
+    """By definition: the largest Bonferroni-adjusted smallest p of all sets of hypotheses that hold this one."""
+    n = len(values)
+    sets = [[i for i in range(n) if mask >> i & 1] for mask in range(1, 2**n)]
+    expected = [max(min(1, len(s) * min(values[j] for j in s)) for s in sets if i in s) for i in range(n)]
+    index = [f"claim {i}" for i in range(n)]
+    adjusted = holm(pd.Series(values, index))
+    assert adjusted.index.tolist() == index
+    assert_allclose(adjusted, expected)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 40])
+def test_the_detectable_effect_is_detected_four_times_in_five(n):
+    draws = np.random.default_rng(n).normal(detectable(2.0, n), 2.0, (40_000, n))
+    assert abs((stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean() - 0.8) < 0.01
+
+
+def test_the_detectable_effect_of_many_pairs_is_that_of_a_normal_test():
+    assert_allclose(detectable(3.0, 5000), 3.0 * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) / np.sqrt(5000), rtol=1e-3)
+    assert np.isnan(detectable(1.0, 1))
+
+
+def verdicts_of(draws):
+    return np.array([verdict(*interval(effects)[1:]) for effects in draws])
+
+
+def test_without_an_effect_19_of_20_are_inconclusive():
+    said = verdicts_of(np.random.default_rng(0).normal(0, 1, (4000, 5)))
+    assert abs((said == INCONCLUSIVE).mean() - 0.95) < 0.015
+    assert abs((said == SUPPORTED).mean() - 0.025) < 0.01
+
+
+@pytest.mark.parametrize("sign, expected", [(1, SUPPORTED), (-1, CONTRADICTED)])
+def test_twice_the_detectable_effect_is_found_nearly_always(sign, expected):
+    planted = sign * 2 * detectable(1.0, 5)
+    assert (verdicts_of(np.random.default_rng(1).normal(planted, 1, (2000, 5))) == expected).mean() > 0.99
+
+
+def test_a_verdict_that_many_claims_would_bring_by_chance_does_not_survive():
+    tables = two_sets({0: 3.0, 1: 1.0, 2: 2.2, 3: 1.4}, {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0})
+    alone = ledger(tables, [a_claim()]).iloc[0]
+    assert alone.verdict == alone.after_holm == SUPPORTED and alone.p_holm == alone.p
+    among = ledger(tables, [a_claim(id=f"X{i}") for i in range(9)])
+    assert set(among.verdict) == {SUPPORTED} and set(among.after_holm) == {INCONCLUSIVE}
+    assert_allclose(among.p_holm, 9 * among.p)
+
+
+@pytest.mark.parametrize("tolerance, said", [(1e-10, VERIFIED), (1e-13, REFUTED)])
+def test_exact_claims_take_no_part_in_holm(tolerance, said):
+    exact = a_claim(id="X2", kind="exact", margin=tolerance, effects=claims.check("03", "x"))
+    table = ledger(two_sets({0: 3.0, 1: 1.0, 2: 2.2}, {0: 0.0, 1: 0.0, 2: 0.0}), [exact, a_claim()])
+    assert table.verdict[0] == table.after_holm[0] == said and np.isnan(table.p_holm[0]) and table.effect[0] == 1e-12
+    assert table.p_holm[1] == table.p[1]
+
+
+def test_tally_counts_verdicts_by_paper(tables):
+    table = ledger(tables, CLAIMS)
+    counts = tally(table)
+    assert counts.loc["all"].drop("decided after Holm").sum() == len(CLAIMS)
+    supcon = table[table.paper == claims.SUPCON]
+    assert counts.loc[claims.SUPCON, VERIFIED] == (supcon.verdict == VERIFIED).sum() == 1
+    assert counts.loc["all", "decided after Holm"] == table[table.kind != "exact"].after_holm.ne(INCONCLUSIVE).sum()
+
+
+def test_a_single_pair_decides_nothing():
+    row = ledger(two_sets({0: 3.0}, {0: 1.0}), [a_claim()]).iloc[0]
+    assert row.verdict == INCONCLUSIVE and row.p == 1 and np.isnan(row.detectable)
+
+
+@pytest.mark.parametrize(
+    "which, message",
+    [
+        (Runs("03", "features: lambda 2"), r"Claim X1 cannot be judged. 03_supcon.csv has no value of accuracy .*lambda 2.*a, b"),
+        (Runs("09", "corruptions"), r"Claim X1 cannot be judged. runs/09_\*.csv is missing or empty"),
+    ],
+)
+def test_missing_runs_are_an_error_that_names_table_and_variant(which, message):
+    with pytest.raises(ValueError, match=message):
+        ledger(two_sets({0: 1.0}, {0: 1.0}), [a_claim(effects=more(which, B))])
+
+
+def test_other_gaps_are_errors_too():
+    with pytest.raises(ValueError, match="a blank of accuracy"):
+        two_sets({0: np.nan}, {0: 1.0}).paired("accuracy", A, B)
+    with pytest.raises(ValueError, match="no seed in common"):
+        two_sets({0: 1.0}, {1: 1.0}).paired("accuracy", A, B)
+    once = two_sets({0: 1.0}, {0: 1.0})
+    twice = replace(once, runs=pd.concat([once.runs, once.runs.assign(shots=100)]))
+    with pytest.raises(ValueError, match="several values of accuracy for one seed"):
+        twice.paired("accuracy", A, B)
+    with pytest.raises(ValueError, match="no check 'y': x"):
+        two_sets({0: 1.0}, {0: 1.0}).check("03", "y")
+    with pytest.raises(ValueError, match="expected 'effect', 'at most' or 'exact'"):
+        a_claim(kind="trend")
+
+
+def change(tables, method, variant, **values):
+    """Tables with the values of one variant's metrics replaced (a list: one for each seed)."""
+    runs = tables.runs.copy()
+    for metric, value in values.items():
+        at = (runs.method == method) & (runs.variant == variant) & (runs.metric == metric) & (runs.shots != 100)
+        assert at.any()
+        runs.loc[at, "value"] = value
+    return replace(tables, runs=runs)
+
+
+def effect(tables, claim_id):
+    (claim,) = [claim for claim in CLAIMS if claim.id == claim_id]
+    return claim.effects(tables, claim.metric)
+
+
+def test_temperature_is_compared_with_the_largest_and_with_the_mean_of_the_others(tables):
+    for t, value in (("0.05", 60.0), ("0.1", 62.0), ("1.0", 50.0)):
+        tables = change(tables, "SupCon", f"features: temperature {t}", accuracy=value)
+    assert set(effect(tables, "S3a")) == {12.0} and set(effect(tables, "S3b")) == {7.0}
+
+
+def test_positives_are_most_against_one_and_batches_a_slope(tables):
+    for k, value in ((1, 60.0), (3, 90.0), (9, 64.0)):
+        tables = change(tables, "SupCon", f"features: positives {k}", accuracy=value)
+    for batch in (64, 512, 2048):
+        tables = change(tables, "SupCon", f"features: batch {batch}", accuracy=40 + 1.5 * np.log2(batch))
+    assert set(effect(tables, "S4")) == {4.0}
+    assert_allclose(effect(tables, "S5"), 1.5)
+
+
+def test_clce_is_compared_with_each_part_and_with_supcons_drop(tables):
+    for w, value in (("0", 70.0), ("0.3", 73.0), ("0.9", 75.0), ("1", 60.0)):
+        tables = change(tables, "CLCE", f"features: lambda {w}", accuracy=value, probe_accuracy=value + 1)
+    for method, drop in (("SupCon", 5.0), ("CLCE", 2.0)):
+        for batch, value in ((64, 80 - drop), (512, 80.0), (2048, 99.0)):
+            tables = change(tables, method, f"features: batch {batch}", probe_accuracy=value)
+    assert set(effect(tables, "C3a")) == {4.0} and set(effect(tables, "C3b")) == {14.0} and set(effect(tables, "C4")) == {3.0}
+
+
+def test_both_extensions_of_genscl_are_compared_with_the_mean_of_each(tables):
+    for variant, value in (("MixUp-CutMix", 70.0), ("teacher", 72.0), ("main", 72.5)):
+        tables = change(tables, "GenSCL", variant, accuracy=value)
+    assert set(effect(tables, "G4")) == {1.5}
+
+
+def test_time_to_fit_is_a_ratio_of_ratios(tables):
+    for method, factor in (("CE", 2.0), ("SupCon", 6.0)):
+        for share, value in (("0", 5.0), ("0.2", 99.0), ("0.4", 5.0 * factor)):
+            tables = change(tables, method, f"flipped {share}", epochs_to_fit=value)
+    assert_allclose(effect(tables, "D2"), np.log(3))
+
+
+def test_signs_are_what_the_claims_say(tables):
+    better = change(tables, "SupCon", "corruptions", mce=10.0, relative_mce=10.0, ece=10.0)
+    better = change(better, "SCHaNe", "main", within_class_cosine=90.0, between_class_cosine=10.0, isotropy=90.0)
+    for name in ("S7a", "S7b", "S8", "H5a", "H5b", "H5c"):
+        assert (effect(better, name) > 20).all(), name
+
+
+def test_episodes_are_paired_by_split_and_seed(tables):
+    assert len(effect(tables, "C2c")) == len(effect(tables, "H7b")) == 2 * len(SEEDS)
+
+
+def test_the_jackknife_of_spread_is_the_difference_and_its_bootstrap_error():
+    rng = np.random.default_rng(0)
+    ce, supcon = rng.normal(0, 2, 200), rng.normal(0, 1, 200)
+    lines = [
+        [method, f"lr {i}", 20, 0, "accuracy", value, "09_robustness"]
+        for method, values in (("CE", ce), ("SupCon", supcon))
+        for i, value in enumerate(values)
+    ]
+    columns = ["method", "variant", "shots", "seed", "metric", "value", "stage"]
+    effects = claims.spread(Tables(pd.DataFrame(lines, columns=columns), pd.DataFrame()), "accuracy")
+
+    def difference(a, b, axis):
+        return a.std(ddof=1, axis=axis) - b.std(ddof=1, axis=axis)
+
+    again = stats.bootstrap((ce, supcon), difference, paired=True, n_resamples=2000, method="basic", rng=rng)
+    assert_allclose(effects.mean(), difference(ce, supcon, 0), rtol=0.01)
+    assert_allclose(effects.std() / np.sqrt(len(effects)), again.standard_error, rtol=0.1)
+
+
+def test_settings_that_only_one_method_ran_are_refused(tables):
+    runs = tables.runs
+    fewer = runs[~((runs.method == "CE") & runs.variant.str.startswith("lr 0.1"))]
+    with pytest.raises(ValueError, match="CE and SupCon need the same settings"):
+        effect(replace(tables, runs=fewer), "S6a")
+
+
+def test_every_claim_is_judged_and_has_all_its_fields(tables):
+    table = ledger(tables, CLAIMS)
+    assert table.id.tolist() == [claim.id for claim in CLAIMS] and table.id.is_unique
+    assert table.set_index("id").verdict[["S9a", "S9b", "G1", "D1a"]].tolist() == [VERIFIED, SUPPORTED, VERIFIED, SUPPORTED]
+    needed = table.drop(columns=["reported", "low", "high", "detectable", "p", "p_holm"])
+    assert needed.notna().all(axis=None) and (needed != "").all(axis=None)
+    assert not table.setting.str.contains("{", regex=False).any()
+    assert (table[table.kind != "exact"][["low", "high", "detectable", "p", "p_holm"]].notna()).all(axis=None)
+
+
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+WRITTEN = {path for stage in PIPELINE.values() for out in stage["outs"] for path in ([out] if isinstance(out, str) else out)}
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
+def test_form_of_claims(claim):
+    letters = {
+        "S": claims.SUPCON, "H": claims.SCHANE, "C": claims.CLCE, "G": claims.GENSCL, "D": claims.DISSECTING, "O": claims.OURS
+    }  # fmt: skip
+    assert re.fullmatch(r"[SHCGDO]\d[a-e]?", claim.id) and claim.paper == letters[claim.id[0]]
+    assert len(claim.claim) <= 60 and f"results/figures/{claim.figure}.png" in WRITTEN
+    assert claim.kind == "effect" or claim.margin > 0
+
+
+def test_reported_runs_are_found_by_method():
+    assert main("CLCE", "more") == Runs("05", "main", "CLCE", "more")

@@ -1,0 +1,77 @@
+"""Counted operations and bytes against closed forms; hours and memory against arithmetic by hand."""
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from study import profiles
+from study.benchmarks import estimate
+from study.paths import ROOT
+
+
+def test_a_linear_layer_costs_two_operations_for_each_weight_and_row_and_twice_that_for_both_gradients():
+    with torch.device("meta"):
+        first, second, inputs = nn.Linear(30, 20), nn.Linear(20, 10, bias=False), torch.empty(7, 30)
+    alone = estimate.cost(first, inputs)
+    assert alone == (2 * 30 * 20, 2 * 2 * 30 * 20, 4 * 30)  # no gradient of the inputs is asked for; the inputs are kept
+    both = estimate.cost(nn.Sequential(first, nn.ReLU(), second), inputs)
+    assert both.forward == 2 * (30 * 20 + 20 * 10) and both.both == 2 * (2 * 30 * 20 + 3 * 20 * 10)
+    assert both.kept == 4 * (30 + 20)  # the inputs, and the hidden layer once, though two operations need it
+
+
+def test_a_convolution_costs_two_operations_for_each_weight_and_pixel():
+    with torch.device("meta"):
+        convolution, images = nn.Conv2d(3, 8, 3, padding=1), torch.empty(5, 3, 16, 16)
+    assert estimate.cost(convolution, images).forward == 2 * 3 * 8 * 9 * 16 * 16
+
+
+def test_an_encoder_costs_three_times_its_forward_pass_but_for_its_first_layer():
+    each = estimate.cost(*estimate.image_model("resnet50", 224))
+    assert each.forward / 2 == pytest.approx(4.1e9, rel=0.02)  # multiplications and additions, as timm has it for 224 pixels
+    assert 2.9 < each.both / each.forward < 3
+
+
+def part(**changes):
+    """One notebook of two seeds and three epochs on 1,000 images, of which 100 are held back."""
+    own = {
+        "encoder": "test_vit", "image_size": 32, "batch_size": 50, "shots": ["full"], "seeds": [2], "epochs": [3],
+        "tuning_seeds": [1000], "learning_rates": [0.1], "temperatures": [0.1], "recipe": {},
+    }  # fmt: skip
+    stages = {"01_data": {"validation_size": 100}, "03_supcon": own | changes}
+    return profiles.Part("toy", "toys", 1000, stages)
+
+
+def test_hours_and_memory_are_counts_times_costs():
+    each = estimate.cost(*estimate.image_model("test_vit", 32))
+    row = estimate.of_part(part())
+    assert row["million_views"] == pytest.approx(2 * 3 * 900 * 2 / 1e6)
+    assert row["gpu_hours"] == pytest.approx(2 * 3 * 900 * 2 * each.both / (0.3 * 312e12) / 3600)
+    weights = sum(p.numel() for p in estimate.image_model("test_vit", 32)[0].parameters())
+    assert row["gigabytes"] == pytest.approx((16 * weights + 2 * 50 * each.kept / 2) / 1e9)  # AdamW: four numbers a weight
+    assert estimate.of_part(part(recipe={"optimizer": "momentum"}))["gigabytes"] == pytest.approx(
+        row["gigabytes"] - 4e-9 * weights
+    )
+
+
+def test_trials_variants_and_teachers_count():
+    assert estimate.passes("03_supcon", part().stages) == (6, 0)
+    assert estimate.passes("03_supcon", part(temperatures=[0.1, 0.2], tuning_seeds=[7, 8]).stages) == (6 + 4 * 3, 0)
+    assert estimate.passes("03_supcon", part(shots=[20]).stages) == (0, 0)
+    own = part(label_smoothings=[0.0, 0.1], variant_seeds=1, hardnesses=[1.0]).stages["03_supcon"]
+    stages = {"02_cross_entropy": own, "04_schane": own, "06_genscl": own}
+    assert estimate.passes("02_cross_entropy", stages) == (3 * (2 + 2 + 1 + 1), 0)  # reported, trials, smoothing alone, a teacher
+    assert estimate.passes("04_schane", stages) == (3 * (2 + 4), 0)
+    assert estimate.passes("06_genscl", stages) == (3 * (2 + 6), 3 * (2 + 1))  # of the variants one has a teacher
+
+
+def test_the_stored_estimates_are_those_of_the_profile():
+    stored = pd.read_csv(ROOT / "results" / "estimates.csv")
+    parts = profiles.read("paper")
+    assert stored.part.tolist() == [part.name for part in parts]
+    for row, part in zip(stored.to_dict("records"), parts, strict=True):
+        if part.name in ("supcon-cifar-10", "genscl-cifar-100", "schane-cifar-fs", "schane-pets"):  # one of each group is enough
+            now = estimate.of_part(part)
+            names = ["part", "encoder"]
+            assert [now.pop(name) for name in names] == [row.pop(name) for name in names]
+            assert now == pytest.approx(row, rel=1e-3)
