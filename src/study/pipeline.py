@@ -201,8 +201,8 @@ def environment(folder):
 
 
 COMMANDS = {
-    "clean": clean, "run": run, "methods": methods, "paper": paper, "prepare": prepare, "refresh": refresh, "smoke": smoke, "verdicts": verdicts,
-    "list": notebook_files, "summary": summary,
+    "clean": clean, "run": run, "methods": methods, "paper": paper, "prepare": prepare, "refresh": refresh, "smoke": smoke,
+    "verdicts": verdicts, "list": notebook_files, "summary": summary,
 }  # fmt: skip
 
 

@@ -19,8 +19,8 @@ MAPS = "maps.png"  # t-SNE carries the last digit of a number across the whole p
 
 
 def recompute():
-    """Run the analysis into build/verdicts, print file by file what differs from results/analysis, and return 0, or 1 if something
-    that matters does."""
+    """Run the analysis into build/verdicts, print file by file what differs from results/analysis, and return 1 if something
+    that matters does, else 0."""
     shutil.rmtree(AGAIN, ignore_errors=True)
     only_numbers = shutil.ignore_patterns("analysis", "arrays", "*.png", "*.ipynb")
     shutil.copytree(ROOT / "results", AGAIN, ignore=only_numbers)
