@@ -16,6 +16,7 @@ $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@python -m study.pipeline prepare
 	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true
 	@touch $@
 
@@ -48,6 +49,9 @@ bench: $(READY)  ## time and memory of the losses beside other implementations; 
 	python -m study.benchmarks.losses
 	python -m study.benchmarks.training
 
+verdicts: $(READY)  ## tables, figures and verdicts of the analysis again from what Git holds, and what differs
+	python -m study.pipeline verdicts
+
 mutants: $(READY)  ## do the tests of the losses notice when the code is changed? (half an hour)
 	mutmut run
 	mutmut results
@@ -60,9 +64,9 @@ lab: $(READY)  ## open JupyterLab
 
 readme: $(READY)  ## put the tables of results/ into README.md
 	python -m study.benchmarks.estimate
-	python -m study.pipeline readme
+	python -m study.readme
 
 lock:  ## recompile requirements.txt from pyproject.toml
 	uv pip compile --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
 
-.PHONY: help setup data repro smoke test tiny bench mutants notebooks lab readme lock
+.PHONY: help setup data repro smoke test tiny bench verdicts mutants notebooks lab readme lock

@@ -21,7 +21,7 @@ def as_reported(results, method):
     dataclasses.replace(as_reported(out, "CE"), variant="noise 0.2", seed=3, ...). Settings of the objective itself are changed by
     with_settings."""
     stage = STAGES[method]
-    runs = pd.read_csv(existing(f"{results}/runs/{stage}.csv", stage))
+    runs = pd.read_csv(existing(f"{results}/{stage}/runs.csv", stage))
     reported = runs[(runs.method == method) & (runs.variant == "main") & (runs.seed == 0)]
     row = reported.loc[reported.shots.replace("full", np.inf).astype(float).idxmin()]
     record = json.loads(row.settings)

@@ -21,7 +21,7 @@ from joblib import Parallel, delayed, parallel_config
 from study.data import sets as data
 from study.paths import existing
 from study.probes import evaluation
-from study.tables import images_in_words, interval
+from study.tables import images_in_words
 from study.training.compute import LAPTOP, Compute, launch, place
 from study.training.loop import OPTIMIZERS, Diverged, train
 from study.training.model import Architecture, ImageEncoder, Model, architecture, feature_encoder
@@ -52,7 +52,7 @@ class Recipe:
 class Setup:
     """What all runs of a profile share."""
 
-    shared: str  # folder written by 01_data
+    shared: str  # folder written by 01_data: results/arrays/data
     dataset: str
     encoder: Architecture | str  # also a mapping, see encoder.architecture; a timm name stays one
     weights: str  # "package", "hub", "none" or a file
@@ -215,40 +215,45 @@ def reported_runs(best, shots, seeds, epochs):
     ]
 
 
-def write_results(folder, stage, setup, outcomes):
-    """Write what later stages read: runs/, curves/ and metrics/ (small text), and embeddings/ (arrays), all named by stage.
+def write_results(folder, setup, outcomes):
+    """Write runs.csv, curves.csv and predictions.npz to folder, small enough for Git, and return the long table.
 
-    embeddings/<stage>.npz holds, of the reported runs, predictions_<shots> (seeds, N) and, of seed 0, embedding_<shots>
-    (up to 2,000, D) of the first test images, as float16. Returns the long table.
+    predictions.npz holds, of the reported runs, predictions_<shots> (seeds, N) as small integers and, of seed 0 at the fewest
+    shots, embedding_<shots> (up to 2,000, up to 50) of the first test images as float16: unit embeddings on the axes of their
+    largest variance around 0, between which the cosines stay nearly the same.
     """
-    folder, long = Path(folder), write_runs(folder, stage, setup, outcomes)
-    for name in ("curves", "metrics", "embeddings"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    curves(outcomes).to_csv(folder / "curves" / f"{stage}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    folder, long = Path(folder), write_runs(folder, setup, outcomes)
+    curves(outcomes).to_csv(folder / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")
 
-    arrays, means = {}, {}
+    arrays = {}
     main = [outcome for outcome in outcomes if outcome.run.variant == "main"]
     for shots in dict.fromkeys(outcome.run.shots for outcome in main):
         group = [outcome for outcome in main if outcome.run.shots == shots]
         predictions = np.stack([outcome.predictions for outcome in group])
         arrays[f"predictions_{shots}"] = predictions.astype(np.min_scalar_type(predictions.max()))
-        arrays |= {f"embedding_{shots}": o.embeddings[:2000].astype(np.float16) for o in group if o.run.seed == 0}
-        mean, low, high = interval([outcome.metrics["accuracy"] for outcome in group])
-        means[images_in_words(shots)] = {"accuracy": mean, "low": low, "high": high, "seeds": len(group)}
-    np.savez_compressed(folder / "embeddings" / f"{stage}.npz", **arrays)
-    (folder / "metrics" / f"{stage}.json").write_text(json.dumps({main[0].run.method: means}, indent=2) + "\n")
+    first = min((o for o in main if o.run.seed == 0), key=lambda o: np.inf if o.run.shots == "full" else o.run.shots)
+    arrays[f"embedding_{first.run.shots}"] = _on_main_axes(first.embeddings[:2000])
+    np.savez_compressed(folder / "predictions.npz", **arrays)
     return long
 
 
-def write_runs(folder, stage, setup, outcomes):
-    """Write the long table of outcomes to runs/<stage>.csv, and return it."""
-    return _write_table(Path(folder) / "runs" / f"{stage}.csv", table(outcomes, setup))
+def _on_main_axes(embeddings, axes=50):
+    """(N, axes) of embeddings (N, D), scaled to length one: see write_results."""
+    unit = embeddings.astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True).clip(min=1e-12)
+    left, sizes, _ = np.linalg.svd(unit, full_matrices=False)
+    return (left[:, :axes] * sizes[:axes]).astype(np.float16)
 
 
-def write_checks(folder, stage, rows):
-    """Write checks/<stage>.csv, what a notebook measured without training a model, and return it: rows of (check, seed, value),
+def write_runs(folder, setup, outcomes):
+    """Write the long table of outcomes to runs.csv in folder, and return it."""
+    return _write_table(Path(folder) / "runs.csv", table(outcomes, setup))
+
+
+def write_checks(folder, rows):
+    """Write checks.csv in folder, what a notebook measured without training a model, and return it: rows of (check, seed, value),
     where `check` says what the value is and its unit, and `seed` which batch it was measured on."""
-    return _write_table(Path(folder) / "checks" / f"{stage}.csv", pd.DataFrame(rows, columns=["check", "seed", "value"]))
+    return _write_table(Path(folder) / "checks.csv", pd.DataFrame(rows, columns=["check", "seed", "value"]))
 
 
 def _write_table(path, frame):
@@ -352,7 +357,7 @@ def new_model(setup):
 def load_model(setup, path):
     """The model whose weights were saved at path, in eval mode. Kept in memory and drawn without touching torch's random
     numbers, so an objective may ask for it at every step and a run does not depend on who asked first."""
-    existing(path, "02_cross_entropy")
+    existing(path, "cross_entropy")
     with torch.random.fork_rng(devices=[]):
         model = new_model(setup)
     model.load_state_dict(torch.load(path, weights_only=True))
@@ -490,13 +495,13 @@ def _images(dataset):
 
 @lru_cache(1)
 def _splits(shared):
-    with np.load(existing(Path(shared) / "splits.npz", "01_data")) as arrays:
+    with np.load(existing(Path(shared) / "splits.npz", "data")) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
 @lru_cache(1)
 def _features(dataset, shared):
     """Frozen features of the training images, and of the test images with their labels, held out as these are."""
-    paths = (existing(Path(shared) / f"features_{part}.npy", "01_data") for part in ("train", "test"))
+    paths = (existing(Path(shared) / f"features_{part}.npy", "data") for part in ("train", "test"))
     train, test = (torch.from_numpy(np.load(path)) for path in paths)
     return train, data.HeldOut(test, _images(dataset).test.open("labels of their features")[1])

@@ -23,13 +23,13 @@ CHOSEN = {
 @pytest.fixture
 def results(tmp_path):
     """Tables of runs as experiment.table writes them: a trial and reported runs at two numbers of shots."""
-    (tmp_path / "runs").mkdir()
     for method, own in CHOSEN.items():
         rows = []
         for variant, shots, seed, rate, epochs in [("trial", 5, 1000, 0.9, 1), ("main", 20, 0, 0.1, 3), ("main", 5, 0, 0.1, 8)]:
             settings = own | {"learning_rate": rate, "epochs": epochs, "classifier": "probe", "image_size": 32}
             rows.append([method, variant, "digits", shots, seed, "accuracy", 70.0, 1.0, json.dumps(settings)])
-        path = tmp_path / "runs" / f"{methods.STAGES[method]}.csv"
+        path = tmp_path / methods.STAGES[method] / "runs.csv"
+        path.parent.mkdir()
         pd.DataFrame(rows, columns=experiment.COLUMNS).to_csv(path, index=False)
     return tmp_path
 
@@ -76,5 +76,5 @@ def test_an_unknown_setting_is_refused_by_name(results):
 
 
 def test_a_missing_table_says_which_notebook_writes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="05_clce.csv is missing. 05_clce writes it"):
+    with pytest.raises(FileNotFoundError, match="clce/runs.csv is missing. clce writes it"):
         methods.as_reported(tmp_path, "CLCE")

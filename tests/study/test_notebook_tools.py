@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from study import figures, pipeline, tables
+from study import figures, notebooks, tables
 from study.runs import Setup, load_model, new_model
 
 SETUP = Setup("shared", "digits", "tf_efficientnet_lite0", "none", image_size=32, batch_size=4, weight_decay=0.0)
@@ -30,7 +30,7 @@ def test_loading_leaves_the_random_numbers_alone(tmp_path):
 
 
 def test_a_missing_model_names_the_notebook_that_writes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="02_cross_entropy"):
+    with pytest.raises(FileNotFoundError, match="cross_entropy"):
         load_model(SETUP, str(tmp_path / "none.pt"))
 
 
@@ -51,7 +51,7 @@ def test_an_executed_notebook_does_not_tell_when_its_lines_were_printed(tmp_path
         cell.metadata.tags = ["parameters"]
         notebook = nbformat.v4.new_notebook(cells=[cell])
         nbformat.write(notebook, tmp_path / "source.ipynb")
-        pipeline.execute(tmp_path / "source.ipynb", tmp_path / "executed.ipynb", {})
+        notebooks.execute(tmp_path / "source.ipynb", tmp_path / "executed.ipynb", {})
         return nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells[0].outputs
 
     assert executed(0.5) == executed(0) == [nbformat.v4.new_output("stream", text="0\n1\n")]

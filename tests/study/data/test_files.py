@@ -16,7 +16,7 @@ from scipy.io import savemat
 from small import cross_entropy
 from torch import nn
 
-from study import pipeline
+from study import notebooks
 from study import runs as experiment
 from study.data import files as datasets
 from study.data import pictures as images
@@ -563,8 +563,8 @@ def test_many_classes_keep_their_numbers_in_the_written_predictions(tmp_path):
     run = Run("CE", "main", None, 4, 0, 0.003, 1)
     outcome = experiment.Outcome(run, {"accuracy": 1.0}, 1.0, [], [], np.array([0, 300, 5088]), np.zeros((3, 2)))
     setup = Setup("", "inaturalist-2017", "", "", 1, 1, 0.0)
-    experiment.write_results(tmp_path, "x", setup, [outcome])
-    assert np.load(tmp_path / "embeddings" / "x.npz")["predictions_4"].tolist() == [[0, 300, 5088]]
+    experiment.write_results(tmp_path, setup, [outcome])
+    assert np.load(tmp_path / "predictions.npz")["predictions_4"].tolist() == [[0, 300, 5088]]
 
 
 # README
@@ -576,13 +576,14 @@ def test_readme_s_example_prepares_a_folder_of_pictures(colours, tmp_path):
     given = {name: yaml.safe_load(value) for name, value in re.findall(r"-p (\w+) (\S+)", command)}
     assert given["dataset"].startswith("folder:")
     given |= {"dataset": f"folder:{colours}", "results": str(tmp_path), "encoder": "test_resnet.r160_in1k", "weights": "none"}
-    scope = pipeline.notebook_defaults("01_data") | given
+    scope = notebooks.defaults("data") | given
     for cell in nbformat.read(ROOT / "notebooks" / "01_data.ipynb", as_version=4).cells:
         if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
             exec(cell.source, scope)
     plt.close("all")
-    assert {path.name for path in (tmp_path / "shared").iterdir()} == {"splits.npz", "features_train.npy", "features_test.npy"}
-    assert len(list((tmp_path / "figures").glob("01_*.png"))) == 4
+    arrays = {path.name for path in (tmp_path / "arrays" / "data").iterdir()}
+    assert arrays == {"splits.npz", "features_train.npy", "features_test.npy"}
+    assert len(list((tmp_path / "data" / "figures").glob("*.png"))) == 4
 
 
 def test_readme_lists_every_data_set_with_its_size_and_where_it_is_from():

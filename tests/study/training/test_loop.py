@@ -605,7 +605,7 @@ def test_a_trial_is_refused_test_images_to_its_end(setup, openings):
 
 @pytest.mark.parametrize("run, file", [(FEW, "splits.npz"), (FEATURES, "features_train.npy")], ids=["few shot", "features"])
 def test_a_missing_file_says_which_notebook_writes_it(setup, tmp_path, run, file):
-    with pytest.raises(FileNotFoundError, match=f"{file} is missing. 01_data writes it"):
+    with pytest.raises(FileNotFoundError, match=f"{file} is missing. data writes it"):
         execute(run, replace(setup, shared=str(tmp_path)))
 
 
@@ -667,31 +667,38 @@ def test_written_results_are_what_the_runs_gave(setup, tmp_path):
         outcome(replace(main, seed=1), {"accuracy": 80.0}, losses=[1.0], predictions=np.array([3, 4])),
         outcome(replace(main, shots=20), {"accuracy": 90.0}, losses=[1.0], embeddings=np.zeros((3, 4))),
     ]
-    experiment.write_results(tmp_path, "03_supcon", setup, outcomes)
-    runs = pd.read_csv(tmp_path / "runs" / "03_supcon.csv")
+    experiment.write_results(tmp_path, setup, outcomes)
+    runs = pd.read_csv(tmp_path / "runs.csv")
     assert runs.value.tolist() == [1, 70, 80, 90] and runs.columns.tolist() == experiment.COLUMNS
     assert json.loads(runs.settings[0])["temperature"] == 0.1
-    assert pd.read_csv(tmp_path / "curves" / "03_supcon.csv").loss.tolist() == [3, 2, 1, 1]
-    with np.load(tmp_path / "embeddings" / "03_supcon.npz") as arrays:
+    assert pd.read_csv(tmp_path / "curves.csv").loss.tolist() == [3, 2, 1, 1]
+    with np.load(tmp_path / "predictions.npz") as arrays:
         assert arrays["predictions_5"].tolist() == [[1, 2], [3, 4]] and arrays["predictions_20"].shape == (1, 3)
-        assert arrays["embedding_5"].shape == (2000, 4) and arrays["embedding_20"].dtype == np.float16
-    means = json.loads((tmp_path / "metrics" / "03_supcon.json").read_text())["SupCon"]
-    assert means["5 per class"]["accuracy"] == 75 and means["5 per class"]["seeds"] == 2
-    assert means["20 per class"]["accuracy"] == 90 and means["20 per class"]["seeds"] == 1
+        assert arrays["embedding_5"].shape == (2000, 4) and arrays["embedding_5"].dtype == np.float16
+        assert "embedding_20" not in arrays  # the smallest draws' are enough to draw maps of
+
+
+def test_embeddings_are_stored_on_fifty_axes_between_which_the_cosines_stay(setup, tmp_path):
+    few = torch.randn(40, 300, generator=torch.Generator().manual_seed(0)).numpy()  # fewer rows than axes: nothing is lost
+    experiment.write_results(tmp_path, setup, [outcome(replace(FEW, variant="main"), embeddings=few)])
+    with np.load(tmp_path / "predictions.npz") as arrays:
+        stored = arrays["embedding_5"].astype(np.float32)
+    unit = few / np.linalg.norm(few, axis=1, keepdims=True)
+    assert stored.shape == (40, 40) and np.allclose(stored @ stored.T, unit @ unit.T, atol=2e-3)
 
 
 def test_checks_read_back_to_the_last_digit(tmp_path):
     rows = [("gradient formula", 0, 1 / 3 * 1e-16), ("gradient formula", 1, 0.1), ("hard negatives, in points", 0, -12.5)]
-    written = experiment.write_checks(tmp_path, "03_supcon", iter(rows))
-    read = pd.read_csv(tmp_path / "checks" / "03_supcon.csv")
+    written = experiment.write_checks(tmp_path, iter(rows))
+    read = pd.read_csv(tmp_path / "checks.csv")
     assert read.columns.tolist() == written.columns.tolist() == ["check", "seed", "value"]
     assert list(read.itertuples(index=False, name=None)) == list(written.itertuples(index=False, name=None)) == rows
 
 
 def test_a_check_without_its_seed_is_refused(tmp_path):
     with pytest.raises(ValueError, match="columns"):
-        experiment.write_checks(tmp_path, "03_supcon", [("gradient formula", 0.1)])
-    assert not (tmp_path / "checks").exists()
+        experiment.write_checks(tmp_path, [("gradient formula", 0.1)])
+    assert not (tmp_path / "checks.csv").exists()
 
 
 def test_features_of_every_part_come_from_the_same_encoder(setup):

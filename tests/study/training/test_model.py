@@ -271,28 +271,27 @@ def test_shots_full_trains_the_whole_encoder_on_all_training_images(setup):
 
 def test_the_table_says_full_and_how_it_was_trained(setup, tmp_path):
     outcomes = [experiment.execute(replace(FULL, **how), setup) for how in ({"keep": True}, {"optimizer": "sgd", "seed": 1})]
-    runs = experiment.write_results(tmp_path, "02_cross_entropy", setup, outcomes)
+    runs = experiment.write_results(tmp_path, setup, outcomes)
     assert set(runs.shots) == {"full"}
     record, other = (json.loads(text) for text in runs.settings.unique())
     assert record["encoder"]["name"] == "test_vit" and ["drop_path_rate", 0.15] in record["encoder"]["options"]
     assert (record["optimizer"], record["layer_decay"], record["augmentation"]) == ("momentum", 0.65, "simclr")
     assert other["optimizer"] == "sgd"
-    with np.load(tmp_path / "embeddings" / "02_cross_entropy.npz") as arrays:
+    with np.load(tmp_path / "predictions.npz") as arrays:
         assert arrays["predictions_full"].shape == (2, 450)
-    assert json.loads((tmp_path / "metrics" / "02_cross_entropy.json").read_text())["CE"]["all images"]["seeds"] == 2
 
 
 def test_predictions_of_many_classes_are_kept_whole(setup, tmp_path):
     outcome = experiment.Outcome(FULL, {"accuracy": 1.0}, 1.0, [], [], np.array([0, 300, 5088]), np.ones((3, 2)))
-    experiment.write_results(tmp_path, "02_cross_entropy", setup, [outcome])
-    with np.load(tmp_path / "embeddings" / "02_cross_entropy.npz") as arrays:
+    experiment.write_results(tmp_path, setup, [outcome])
+    with np.load(tmp_path / "predictions.npz") as arrays:
         assert arrays["predictions_full"].tolist() == [[0, 300, 5088]]
 
 
 @pytest.mark.parametrize("shots, expected", [(["full"], "full"), (["full", 20], 20), ([100, 20], 20)])
 def test_the_reported_run_is_that_of_the_smallest_draw_and_full_is_largest(setup, tmp_path, shots, expected):
     outcomes = [experiment.Outcome(replace(FULL, shots=n), {"accuracy": 1.0}, 1.0, [], [], None) for n in shots]
-    experiment.write_runs(tmp_path, "02_cross_entropy", setup, outcomes)
+    experiment.write_runs(tmp_path / "cross_entropy", setup, outcomes)
     assert methods.as_reported(tmp_path, "CE").shots == expected
 
 
@@ -305,8 +304,8 @@ def test_other_shots_are_refused(wrong):
 def test_the_analysis_says_that_it_does_not_compare_runs_on_all_images():
     from study.analysis import report
 
-    rows = pd.DataFrame({"variant": "main", "method": "CE", "stage": "02_cross_entropy", "shots": ["full"]})
-    with pytest.raises(ValueError, match="02_cross_entropy report runs on all images"):
+    rows = pd.DataFrame({"variant": "main", "method": "CE", "stage": "cross_entropy", "shots": ["full"]})
+    with pytest.raises(ValueError, match="cross_entropy report runs on all images"):
         report.reported(rows)
 
 
