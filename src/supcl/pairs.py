@@ -90,11 +90,11 @@ class Pairs:
                 )
         if len(self.contrasts) == 0:
             return (0 * self.anchors.sum(1),) * len(terms)
+        positives = self.positives.masked_fill(~self.has_positive, 1)
         with _full_precision(self.anchors.device):
             if self.tiled:
-                values = tiled.reduce(self, terms)
+                values = self._reduce_tiles(terms, positives)
             else:
-                positives = self.positives.masked_fill(~self.has_positive, 1)
                 values = self._by_block(functools.partial(self._reduce_block, terms), positives)
         return values.masked_fill(~self.has_positive, 0).unbind()
 
@@ -121,6 +121,12 @@ class Pairs:
             if term.over == "negatives":
                 values[-1] = values[-1].masked_fill(c.all(1), -math.inf)
         return torch.stack(values)
+
+    def _reduce_tiles(self, terms, positives):
+        """The terms of all anchors at once, from tiled.py: (terms, N)."""
+        log_sum_exps = iter(tiled.logsumexp(self, [term for term in terms if isinstance(term, LogSumExp)]))
+        mean = None if all(isinstance(term, LogSumExp) for term in terms) else tiled.mean_positive(self, positives)
+        return torch.stack([mean if isinstance(term, Mean) else next(log_sum_exps) for term in terms])
 
     def _similarity_of_labels(self, labels):
         """Whether labels are equal, (B, M) bool, or the cosines of distributions, (B, M)."""
