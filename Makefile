@@ -63,6 +63,6 @@ readme: $(READY)  ## put the tables of results/ into README.md
 	python -m study.pipeline readme
 
 lock:  ## recompile requirements.txt from pyproject.toml
-	uv pip compile --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --no-header --extra study --extra dev pyproject.toml -o requirements.txt
 
 .PHONY: help setup data repro smoke test tiny bench mutants notebooks lab readme lock
