@@ -71,8 +71,7 @@ class _LabelledLoss(_Loss):
             contrasts, contrast_labels, offset = _references(labels, indices_tuple, ref_emb, ref_labels)
         elif indices_tuple is not None:
             raise ValueError(_MINED)
-        if _are_views(embeddings, labels):
-            embeddings, labels = torch.stack((embeddings, labels), 1), None  # (B, 2, D)
+        embeddings, labels = _two_views(embeddings, labels)
         return self.loss(
             embeddings,
             _beside(embeddings, labels),
@@ -232,9 +231,11 @@ _MINED = (
 )
 
 
-def _are_views(embeddings: Tensor, labels: Tensor | None) -> bool:
-    """Whether these are lightly's out0 and out1: labels would be integers."""
-    return torch.is_tensor(labels) and labels.ndim == 2 and labels.is_floating_point() and labels.shape == embeddings.shape
+def _two_views(embeddings: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """lightly's out0 and out1, which labels are not as they would be integers: (B, 2, D) without labels. Others as they are."""
+    if torch.is_tensor(labels) and labels.ndim == 2 and labels.is_floating_point() and labels.shape == embeddings.shape:
+        return torch.stack((embeddings, labels), 1), None
+    return embeddings, labels
 
 
 def _beside(embeddings: Tensor | None, labels: Tensor | None) -> Tensor | None:
