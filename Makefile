@@ -48,6 +48,9 @@ bench: $(READY)  ## time and memory of the losses beside other implementations; 
 	python -m study.benchmarks.losses
 	python -m study.benchmarks.training
 
+compat:  ## the tests of the losses on the oldest and the newest torch, on each Python this machine has
+	$(PYTHON) tests/compat.py
+
 mutants: $(READY)  ## do the tests of the losses notice when the code is changed? (half an hour)
 	mutmut run
 	mutmut results
@@ -63,6 +66,6 @@ readme: $(READY)  ## put the tables of results/ into README.md
 	python -m study.pipeline readme
 
 lock:  ## recompile requirements.txt from pyproject.toml
-	uv pip compile --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --no-header --extra study --extra dev pyproject.toml -o requirements.txt
 
-.PHONY: help setup data repro smoke test tiny bench mutants notebooks lab readme lock
+.PHONY: help setup data repro smoke test tiny bench compat mutants notebooks lab readme lock

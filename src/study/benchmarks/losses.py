@@ -149,9 +149,14 @@ def peak_bytes(function):
 def _highest():
     status = Path("/proc/self/status")
     if status.exists():  # on Linux ru_maxrss would start at the parent's
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024
+        return _high_water(status.read_text())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def _high_water(status):
+    """Bytes in the line "VmHWM:   1234 kB" of Linux's /proc/self/status."""
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
 
 
 def _cost_here(implementation, loss, n, dim, classes, repeat):
@@ -191,14 +196,21 @@ class Target(NamedTuple):
     """A line of the table."""
 
     what: str
-    value: float
+    value: float  # nan where nothing could be measured
     limit: float  # the value is to be at most this; nan where there is no target
     detail: str
 
     def __str__(self):
-        met = "" if math.isnan(self.limit) else "met" if self.value <= self.limit else "NOT MET"
         limit = "" if math.isnan(self.limit) else f"<= {self.limit:g}"
+        if math.isnan(self.value):
+            return f"{self.what:<56}{limit:>8}{'-':>9}  not measurable: {self.detail}"
+        met = "" if math.isnan(self.limit) else "met" if self.value <= self.limit else "NOT MET"
         return f"{self.what:<56}{limit:>8}{self.value:>9.3g}  {met:<8}{self.detail}"
+
+
+def ratio(one, other):
+    """one / other; nan if the meter saw nothing of the other, as when memory that was free already suffices for a pass."""
+    return one / other if other > 0 else math.nan
 
 
 def speed(n, rounds):
@@ -211,13 +223,13 @@ def speed(n, rounds):
     _progress(f"{len(names)} contestants side by side at N = {n:,}, {rounds} rounds")
     times = _medians(names, n, rounds)
     floor, limits = times[FLOOR, "SupCon"], {"SupCon": 0.95, "GenSCL": 0.95, "SCHaNe": 1.2}
-    ratio = times[OURS, "SupCon"] / times[PEER, "SupCon"]
-    yield Target("SupCon, ours / pytorch-metric-learning", ratio, 1 / 5, f"{1 / ratio:.1f} times faster")
+    ours, peer = times[OURS, "SupCon"], times[PEER, "SupCon"]
+    yield Target("SupCon, ours / pytorch-metric-learning", ratio(ours, peer), 1 / 5, f"{ratio(peer, ours):.1f} times faster")
     for (implementation, loss), seconds in times.items():
         limit = limits.get(loss, math.nan) if implementation == OURS else math.nan
         if implementation != FLOOR:
             detail = f"{1000 * seconds:.0f} ms / {1000 * floor:.0f} ms"
-            yield Target(f"{loss}, {implementation} / three matrix products", seconds / floor, limit, detail)
+            yield Target(f"{loss}, {implementation} / three matrix products", ratio(seconds, floor), limit, detail)
 
 
 def everyday(n, rounds):
@@ -226,7 +238,7 @@ def everyday(n, rounds):
     times = _medians([(i, loss) for i in (OURS, DENSE) for loss in CALLS], n, rounds)
     for loss in CALLS:
         ours, plain = times[OURS, loss], times[DENSE, loss]
-        yield Target(f"{loss}, ours / dense", ours / plain, 1, f"{1000 * ours:.2f} ms / {1000 * plain:.2f} ms")
+        yield Target(f"{loss}, ours / dense", ratio(ours, plain), 1, f"{1000 * ours:.2f} ms / {1000 * plain:.2f} ms")
 
 
 def growth(n, factor):
@@ -235,11 +247,11 @@ def growth(n, factor):
     for loss in CALLS:
         _progress(f"{loss} at N = {n:,} and {large:,}, each in its own process")
         small, big = cost(OURS, loss, n, repeat=2), cost(OURS, loss, large)
-        yield Target(f"{loss}, MB above the inputs at N = {large:,}", big.bytes / 1e6, 400, "")
+        yield Target(f"{loss}, MB above the inputs at N = {large:,}", big.bytes / 1e6, 400, "" if big.rounds else "no memory")
         detail = f"{small.seconds:.2f} s, {big.seconds:.1f} s"
-        yield Target(f"{loss}, growth of time from N = {n:,}", big.seconds / small.seconds, factor**2, detail)
+        yield Target(f"{loss}, growth of time from N = {n:,}", ratio(big.seconds, small.seconds), factor**2, detail)
         detail = f"{small.bytes / 1e6:.0f} MB, {big.bytes / 1e6:.0f} MB"
-        yield Target(f"{loss}, growth of memory from N = {n:,}", big.bytes / small.bytes, factor, detail)
+        yield Target(f"{loss}, growth of memory from N = {n:,}", ratio(big.bytes, small.bytes), factor, detail)
 
 
 def _medians(names, n, rounds):

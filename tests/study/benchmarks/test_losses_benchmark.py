@@ -1,4 +1,4 @@
-"""What the benchmark says is what it measured. Nothing here asserts a time."""
+"""What the benchmark says is what its meters read. Clock and memory are replaced wherever a test looks at a number."""
 
 import math
 import os
@@ -10,7 +10,7 @@ import torch
 
 from study.benchmarks import dense
 from study.benchmarks import losses as benchmark
-from study.benchmarks.losses import COMPILED, DENSE, FLOOR, OURS, PEER
+from study.benchmarks.losses import COMPILED, DENSE, FLOOR, OURS, PEER, Cost, Target
 from supcl import losses
 
 
@@ -73,19 +73,32 @@ def test_side_by_side_takes_turns_in_changing_order():
     assert [len(seconds) for seconds in times.values()] == [9, 9, 9] and min(map(min, times.values())) >= 0
 
 
-def test_memory_of_a_known_size_is_measured():
-    assert 180e6 < benchmark.in_own_process(benchmark.peak_bytes, partial(torch.ones, 50_000_000)) < 260e6
+def test_peak_is_the_highest_reading_after_less_the_one_before(monkeypatch):
+    readings = [100_000]
+    monkeypatch.setattr(benchmark, "_highest", lambda: readings[-1])
+    assert benchmark.peak_bytes(lambda: readings.append(350_000)) == 250_000
+    assert benchmark.peak_bytes(lambda: None) == 0
 
 
-def test_cost_counts_the_matrices_of_a_dense_form():
-    measured = benchmark.cost(DENSE, "SupCon", 2048, dim=8)
-    assert 2 * 4 * 2048**2 < measured.bytes < 20 * 4 * 2048**2
-    assert measured.seconds > 0 and measured.rounds == 1
+def test_linux_states_the_peak_in_kibibytes():
+    assert benchmark._high_water("VmPeak:\t  900 kB\nVmHWM:\t  128 kB\nVmRSS:\t   64 kB\n") == 128 * 1024
+    assert isinstance(benchmark._highest(), int)
 
 
-def test_cost_repeats_the_pass_for_as_long_as_asked():
-    measured = benchmark.cost(OURS, "SupCon", 64, dim=8, repeat=0.2)
-    assert measured.rounds > 1
+@pytest.mark.parametrize("repeat, rounds", [(0, 1), (0.25, 2), (0.55, 3)])
+def test_a_cost_is_the_first_peak_and_the_median_of_as_many_passes_as_fill_the_time(monkeypatch, repeat, rounds):
+    clock, passes = iter([0.1, 0.3, 0.2]), []
+    monkeypatch.setattr(benchmark, "peak_bytes", lambda function: function() or 4096)
+    monkeypatch.setattr(benchmark, "_seconds", lambda step: step() or next(clock))
+    monkeypatch.setattr(benchmark, "contestant", lambda implementation, loss: lambda batch: passes.append(len(batch.labels)))
+    measured = benchmark._cost_here(DENSE, "SupCon", 64, 8, 4, repeat)
+    assert measured == Cost(4096, pytest.approx([0.1, 0.2, 0.2][rounds - 1]), rounds)
+    assert passes == [benchmark.WARM_UP] + [64] * rounds
+
+
+def test_a_cost_is_measured_in_a_process_of_its_own():
+    measured = benchmark.cost(OURS, "SupCon", 64, dim=8)
+    assert measured.rounds == 1 and not math.isnan(measured.bytes) and not math.isnan(measured.seconds)
 
 
 @pytest.mark.parametrize("failing", [run_out_of_memory, be_killed, ask_for_too_much])
@@ -103,9 +116,16 @@ def test_a_contestant_over_budget_is_not_run():
     assert math.isnan(measured.bytes) and math.isnan(measured.seconds) and measured.rounds == 0
 
 
-def test_sizes_after_the_budget_is_reached_are_not_run():
+def test_sizes_after_the_budget_is_reached_are_not_run(monkeypatch):
+    ran = []
+
+    def four_matrices(function, implementation, loss, n, *rest):
+        ran.append(n)
+        return Cost(4 * 4 * n**2, 0.1, 1)
+
+    monkeypatch.setattr(benchmark, "in_own_process", four_matrices)
     found = benchmark.costs(DENSE, "SupCon", [512, 2048, 10**6, 2 * 10**6], dim=8, budget=1e9)
-    assert [math.isnan(cost.bytes) for cost in found.values()] == [False, False, True, True]
+    assert ran == [512, 2048] and [math.isnan(cost.bytes) for cost in found.values()] == [False, False, True, True]
 
 
 def test_the_command_prints_every_target(capsys, monkeypatch):
@@ -114,5 +134,34 @@ def test_the_command_prints_every_target(capsys, monkeypatch):
     benchmark.main(sizes)
     printed = capsys.readouterr()
     table = [line for line in printed.out.splitlines() if " <= " in line]
-    assert len(table) == 1 + 3 + 4 + 3 * 4 and all("met" in line.lower() for line in table)
+    assert len(table) == 1 + 3 + 4 + 3 * 4
+    assert all("met" in line.lower() or "not measurable" in line for line in table)
     assert f"{COMPILED}: not run" in printed.err and "no compiler in this test" in printed.err
+
+
+def growth_of(monkeypatch, small, large):
+    monkeypatch.setattr(benchmark, "cost", lambda implementation, loss, n, repeat=0: small if n == 8 else large)
+    return [str(target) for target in benchmark.growth(8, 8)][:3]  # SupCon's
+
+
+def test_growth_is_stated_against_its_targets(monkeypatch):
+    memory, time, growth = growth_of(monkeypatch, Cost(50e6, 0.1, 20), Cost(500e6, 6.0, 1))
+    assert "<= 400" in memory and "500  NOT MET" in memory
+    assert "<= 64" in time and "60  met" in time
+    assert "<= 8" in growth and "10  NOT MET" in growth and "50 MB, 500 MB" in growth
+
+
+def test_growth_from_nothing_is_not_measurable(monkeypatch):
+    """On some processors a small pass fits into memory that is free already, and the meter reads 0 bytes."""
+    memory, time, growth = growth_of(monkeypatch, Cost(0, 0.1, 20), Cost(500e6, 6.0, 1))
+    assert "NOT MET" in memory and "met" in time
+    assert growth.endswith("-  not measurable: 0 MB, 500 MB") and "met" not in growth
+
+
+def test_what_did_not_fit_into_memory_is_not_measurable(monkeypatch):
+    lines = growth_of(monkeypatch, Cost(50e6, 0.1, 20), Cost(math.nan, math.nan, 0))
+    assert all("not measurable" in line and "NOT MET" not in line for line in lines)
+
+
+def test_a_line_without_a_target_says_nothing_of_one():
+    assert str(Target("a", 2.0, math.nan, "")).split() == ["a", "2"]
