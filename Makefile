@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make repro` and `make test`. `make` alone lists the targets.
 PYTHON ?= python3
 PROFILE ?= laptop
+DEVICE ?= cpu
 BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -44,9 +45,11 @@ test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at t
 tiny: $(READY)  ## the whole profile of the papers at toy size, two steps a run
 	pytest -m tiny --durations 1 tests
 
-bench: $(READY)  ## time and memory of the losses beside other implementations; speed of training
-	python -m study.benchmarks.losses
+bench: $(READY)  ## time and memory of the losses beside other implementations, speed of training; DEVICE=cuda for the losses on a GPU
+	python -m study.benchmarks.losses --device $(DEVICE)
+ifeq ($(DEVICE),cpu)
 	python -m study.benchmarks.training
+endif
 
 compat:  ## the tests of the losses on the oldest and the newest torch, on each Python this machine has
 	$(PYTHON) tests/compat.py
