@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supcl.pairs import Engine, LogSumExp, Mean, Pairs, check_choice, check_number, rows_of_logits
+from supcl.pairs import LOWEST, Engine, LogSumExp, Mean, Pairs, check_choice, check_number, rows_of_logits
 
 
 def supcon_loss(
@@ -97,7 +97,7 @@ def schane_loss(
         LogSumExp("positives"), LogSumExp("negatives", 1 + hardness), LogSumExp("negatives", hardness)
     )
     # log R_i = log|N(i)| + log sum_n exp((1 + beta) s_in) - log sum_n exp(beta s_in)
-    log_rest = (pairs.negatives.log() + log_hard - log_weights).masked_fill(pairs.negatives == 0, -torch.inf)
+    log_rest = (pairs.negatives.log() + log_hard - log_weights).masked_fill(pairs.negatives == 0, LOWEST)
     log_count = pairs.positives.log()
     # -log( m / (m + R) ) = -log sigmoid(log m - log R)
     if positives == "mean":

@@ -39,16 +39,20 @@ def mean_positive(pairs, positives):
     return mean / pairs.temperature
 
 
-def total_similarity(pairs):
-    """sum_j c_ij of label distributions for each anchor, the anchor itself left out: (N,)."""
+def count_positives(pairs):
+    """The number of each anchor's positives, or sum_j c_ij of label distributions: (N,)."""
+    if pairs.labels.ndim == 1:
+        ordered = pairs.contrast_labels.sort().values
+        first, end = (torch.searchsorted(ordered, pairs.labels, right=right) for right in (False, True))
+        return (end - first - (0 if pairs.offset is None else 1)).to(pairs.anchors.dtype)
     everyone = pairs.contrast_labels.sum(0, dtype=torch.float64)
-    totals = []
-    for rows in _blocks(len(pairs.labels), pairs.block):
+    totals = torch.empty_like(pairs.anchors[:, 0])
+    for rows in _blocks(len(totals), pairs.block):
         others = everyone
         if pairs.offset is not None:
             others = everyone - pairs.contrast_labels[rows.start + pairs.offset : rows.stop + pairs.offset]
-        totals.append((pairs.labels[rows] * others).sum(1).to(pairs.labels.dtype))
-    return torch.cat(totals)
+        totals[rows] = (pairs.labels[rows] * others).sum(1)
+    return totals
 
 
 class _Side:
@@ -153,7 +157,7 @@ class _LogSumExp(torch.autograd.Function):
         sums.masked_fill_(largest == LOWEST, 0)  # the sum over no pair
         ctx.save_for_backward(anchors, contrasts, sums, largest)
         ctx.tiles, ctx.terms, ctx.temperature, ctx.bounded = tiles, terms, temperature, bounded
-        return tiles.rows.unsort(largest + sums.log(), dim=1)
+        return tiles.rows.unsort((largest + sums.log()).clamp_(min=LOWEST), dim=1)
 
     @staticmethod
     def backward(ctx, grad):
@@ -230,7 +234,7 @@ class _MeanPositive(torch.autograd.Function):
             total = _of_labels(by_class, labels[rows])  # (B, D)
             if own is not None:
                 total -= _cosines(labels[rows], contrast_labels[own][rows]) * contrasts[own][rows]
-            means[rows] = total / positives[rows, None]
+            means[rows] = total / positives[rows, None].clamp(min=1e-10)
         ctx.save_for_backward(anchors, means, labels, contrast_labels, positives)
         ctx.settings = classes, own, size
         return (anchors * means).sum(1)
@@ -240,7 +244,7 @@ class _MeanPositive(torch.autograd.Function):
         _refuse_second_derivatives()
         anchors, means, labels, contrast_labels, positives = ctx.saved_tensors
         classes, own, size = ctx.settings
-        pull = anchors * (grad / positives)[:, None]
+        pull = anchors * (grad / positives.clamp(min=1e-10))[:, None]
         by_class = _class_sums(pull, labels, classes, size)
         grad_contrasts = anchors.new_empty(len(contrast_labels), anchors.shape[1])
         for rows in _blocks(len(contrast_labels), size):
