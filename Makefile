@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make repro` and `make test`. `make` alone lists the targets.
 PYTHON ?= python3
 PROFILE ?= laptop
+DEVICE ?= cpu
 BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -45,9 +46,14 @@ test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at t
 tiny: $(READY)  ## the whole profile of the papers at toy size, two steps a run
 	pytest -m tiny --durations 1 tests
 
-bench: $(READY)  ## time and memory of the losses beside other implementations; speed of training
-	python -m study.benchmarks.losses
+bench: $(READY)  ## time and memory of the losses beside other implementations, speed of training; DEVICE=cuda for the losses on a GPU
+	python -m study.benchmarks.losses --device $(DEVICE)
+ifeq ($(DEVICE),cpu)
 	python -m study.benchmarks.training
+endif
+
+compat:  ## the tests of the losses on the oldest and the newest torch, on each Python this machine has
+	$(PYTHON) tests/compat.py
 
 verdicts: $(READY)  ## tables, figures and verdicts of the analysis again from what Git holds, and what differs
 	python -m study.pipeline verdicts
@@ -67,6 +73,6 @@ readme: $(READY)  ## put the tables of results/ into README.md
 	python -m study.readme
 
 lock:  ## recompile requirements.txt from pyproject.toml
-	uv pip compile --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --no-header --extra study --extra dev pyproject.toml -o requirements.txt
 
-.PHONY: help setup data repro smoke test tiny bench verdicts mutants notebooks lab readme lock
+.PHONY: help setup data repro smoke test tiny bench compat verdicts mutants notebooks lab readme lock
