@@ -1,11 +1,10 @@
-"""What notebooks share: how they are run, teachers from a file, sentences from differences, plain lines."""
+"""What notebooks share: how they are run, teachers from a file."""
 
 import nbformat
-import pandas as pd
 import pytest
 import torch
 
-from study import figures, notebooks, tables
+from study import notebooks
 from study.runs import Setup, load_model, new_model
 
 SETUP = Setup("shared", "digits", "tf_efficientnet_lite0", "none", image_size=32, batch_size=4, weight_decay=0.0)
@@ -32,17 +31,6 @@ def test_loading_leaves_the_random_numbers_alone(tmp_path):
 def test_a_missing_model_names_the_notebook_that_writes_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="cross_entropy"):
         load_model(SETUP, str(tmp_path / "none.pt"))
-
-
-def test_differences_are_counted_by_their_intervals():
-    differences = pd.DataFrame({"low": [0.1, -2.0, -1.0, float("nan")], "high": [1.0, -0.1, 1.0, float("nan")]})
-    words = tables.tally_in_words(differences, "mixtures")
-    assert words == "of 4 mixtures, 1 are higher, 1 are lower and 2 cannot be told apart"
-
-
-def test_lines_are_named_at_their_ends():
-    fig = figures.lines([1, 2, 4], {"rising": [0, 1, 2], "falling": [2, 1, 0]}, "x", "y", log=True)
-    assert {text.get_text() for text in fig.axes[0].texts} == {"rising", "falling"}
 
 
 def test_an_executed_notebook_does_not_tell_when_its_lines_were_printed(tmp_path):
