@@ -7,9 +7,9 @@ import numpy as np
 
 from study.methods import METHODS
 from study.paths import existing
-from study.runs.execute import run_all
+from study.runs.execution import run_all
+from study.runs.results import read_runs
 from study.runs.run import Run, trained_on
-from study.runs.table import read_runs
 
 
 def alternatives(value):

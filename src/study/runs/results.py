@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from study.probes.evaluation import unit_rows
-from study.runs.execute import optimisation_settings
+from study.runs.execution import optimisation_settings
 from study.training.compute import LAPTOP
 
 COLUMNS = ["method", "variant", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings"]
