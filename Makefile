@@ -60,7 +60,7 @@ lab: $(READY)  ## open JupyterLab
 
 readme: $(READY)  ## put the tables of results/ into README.md
 	python -m study.benchmarks.estimate
-	python -m study.pipeline readme
+	python -m study.readme
 
 lock:  ## recompile requirements.txt from pyproject.toml
 	uv pip compile --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt

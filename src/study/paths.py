@@ -37,5 +37,5 @@ def existing(path, key):
     """path as a Path. Raises FileNotFoundError that names the notebook which writes it."""
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing. {key} writes it: run that notebook first, with the same parameters.")
+        raise FileNotFoundError(f"{path} is missing. The notebook {key} writes it: run it first, with the same parameters.")
     return path

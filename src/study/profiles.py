@@ -38,7 +38,7 @@ class Part:
     @property
     def trained_on(self):
         """Images that a run on all of them sees in an epoch."""
-        return self.images if "10_transfer" in self.stages else self.images - self.stages["01_data"]["validation_size"]
+        return self.images if "transfer" in self.stages else self.images - self.stages["data"]["validation_size"]
 
 
 def read(profile):
@@ -74,7 +74,7 @@ def tiny(part):
         small = {key: _in_the_form_of(parameters[key], value) for key, value in TINY.items() if key in parameters}
         if "encoder" in parameters:
             small["encoder"] = _tiny_encoder(parameters["encoder"])
-        if stage == "01_data":
+        if stage == "data":
             small["seeds"] = 2  # it compares two draws
         stages[stage] = parameters | small
     return replace(part, stages=stages)
@@ -109,7 +109,7 @@ def run_part(part, folder, **variables):
     if not (folder / "data").exists():
         (folder / "data").symlink_to(ROOT / "data")
     (folder / "params.yaml").write_text(yaml.safe_dump(part.stages, sort_keys=False))
-    printed = pipeline.repro(folder, *part.stages, **variables)
+    printed = pipeline.repro(folder, *map(pipeline.stages().get, part.stages), **variables)
     print(f"{part.name}: {folder / 'results'}")
     return printed
 

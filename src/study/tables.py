@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-# The notebook that chooses a method's settings and reports its runs, in results/runs/<stage>.csv.
-STAGES = {"CE": "02_cross_entropy", "SupCon": "03_supcon", "SCHaNe": "04_schane", "CLCE": "05_clce", "GenSCL": "06_genscl"}
+# The notebook that chooses a method's settings and reports its runs, in results/<stage>/runs.csv.
+STAGES = {"CE": "cross_entropy", "SupCon": "supcon", "SCHaNe": "schane", "CLCE": "clce", "GenSCL": "genscl"}
 
 
 def images_in_words(shots):

@@ -3,7 +3,7 @@
 import nbformat
 import pandas as pd
 
-from study import figures, pipeline, tables
+from study import figures, notebooks, tables
 
 
 def test_differences_are_counted_by_their_intervals():
@@ -23,7 +23,7 @@ def test_an_executed_notebook_does_not_tell_when_its_lines_were_printed(tmp_path
         cell.metadata.tags = ["parameters"]
         notebook = nbformat.v4.new_notebook(cells=[cell])
         nbformat.write(notebook, tmp_path / "source.ipynb")
-        pipeline.execute(tmp_path / "source.ipynb", tmp_path / "executed.ipynb", {})
+        notebooks.execute(tmp_path / "source.ipynb", tmp_path / "executed.ipynb", {})
         return nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells[0].outputs
 
     assert executed(0.5) == executed(0) == [nbformat.v4.new_output("stream", text="0\n1\n")]

@@ -36,7 +36,7 @@ def temperature(against):
     """SupCon at the temperature nearest to 0.1, minus the largest tested or the mean of all others."""
 
     def effects(tables, metric):
-        sweep = tables.sweep(metric, "03", "features: temperature", "SupCon")
+        sweep = tables.sweep(metric, "supcon", "features: temperature", "SupCon")
         claimed = nearest(sweep.columns, 0.1)
         others = sweep.drop(columns=claimed)
         return sweep[claimed] - (others[others.columns.max()] if against == "largest" else others.mean(axis=1))
@@ -46,13 +46,13 @@ def temperature(against):
 
 def positives(tables, metric):
     """SupCon with the most positives an anchor was allowed, minus with one."""
-    sweep = tables.sweep(metric, "03", "features: positives", "SupCon")
+    sweep = tables.sweep(metric, "supcon", "features: positives", "SupCon")
     return sweep[sweep.columns.max()] - sweep[sweep.columns.min()]
 
 
 def per_doubling(tables, metric):
     """Each seed's least-squares slope of SupCon on log2 of the batch size."""
-    sweep = tables.sweep(metric, "05", "features: batch", "SupCon")
+    sweep = tables.sweep(metric, "clce", "features: batch", "SupCon")
     return sweep.apply(lambda line: stats.linregress(np.log2(line.index), line).slope, axis=1)
 
 
@@ -60,7 +60,7 @@ def small_batch_drop(tables, metric):
     """What SupCon loses from the batch size nearest to 256 to the smallest, minus what CLCE loses."""
 
     def drop(method):
-        sweep = tables.sweep(metric, "05", "features: batch", method)
+        sweep = tables.sweep(metric, "clce", "features: batch", method)
         others = sweep.columns[sweep.columns > sweep.columns.min()]
         return sweep[nearest(others, 256)] - sweep[sweep.columns.min()]
 
@@ -71,9 +71,9 @@ def both_parts(than):
     """CLCE's mean over loss weights strictly between 0 and 1, minus that at weight `than`."""
 
     def effects(tables, metric):
-        sweep = tables.sweep(metric, "05", "features: lambda", "CLCE")
+        sweep = tables.sweep(metric, "clce", "features: lambda", "CLCE")
         inner = sweep.columns[(sweep.columns > 0) & (sweep.columns < 1)]
-        alone = tables.values(metric, Runs("05", f"features: lambda {than}", "CLCE"))
+        alone = tables.values(metric, Runs("clce", f"features: lambda {than}", "CLCE"))
         return (sweep[inner].mean(axis=1) - alone).dropna()
 
     return effects
@@ -82,10 +82,12 @@ def both_parts(than):
 def spread(tables, metric):
     """The sd over a grid of settings of CE minus that of SupCon, as jackknife pseudo-values, one per setting (mean over seeds):
     n S - (n - 1) S_without_i, whose mean and t-interval are those of the difference (Tukey, 1958)."""
-    grid = {method: tables.values(metric, Runs("09", "lr *", method)).groupby("variant").mean() for method in ("CE", "SupCon")}
+    grid = {
+        method: tables.values(metric, Runs("robustness", "lr *", method)).groupby("variant").mean() for method in ("CE", "SupCon")
+    }
     both = pd.DataFrame(grid)
     if both.isna().any(axis=None) or len(both) < 3:
-        raise ValueError(f"09: CE and SupCon need the same settings 'lr ...', at least 3; got\n{both}")
+        raise ValueError(f"robustness: CE and SupCon need the same settings 'lr ...', at least 3; got\n{both}")
     n, whole = len(both), both.CE.std() - both.SupCon.std()
     without = [part.CE.std() - part.SupCon.std() for part in (both.drop(index=setting) for setting in both.index)]
     return n * whole - (n - 1) * pd.Series(without, both.index)
@@ -101,7 +103,7 @@ def slower_to_fit(tables, metric):
     """How many times the epochs with no flipped label are needed with the most: ln of SupCon's factor minus ln of CE's."""
 
     def factor(method):
-        sweep = tables.sweep(metric, "11", "flipped", method)
+        sweep = tables.sweep(metric, "collapse", "flipped", method)
         return np.log(sweep[sweep.columns.max()] / sweep[sweep.columns.min()])
 
     return (factor("SupCon") - factor("CE")).dropna()
@@ -114,7 +116,7 @@ def nearest(numbers, target):
 
 def main(method, shots="few"):
     """A method's reported runs."""
-    return Runs(STAGES[method][:2], "main", method, shots)
+    return Runs(STAGES[method], "main", method, shots)
 
 
 # The claims
@@ -129,7 +131,7 @@ EPISODES = "fine-tuned on some of the classes, 5-way episodes of the others; a p
 SCHANE_FEW = "up to +3.32 points on cross-entropy (few-shot, BEiT-3; abstract)"
 CLCE_FEW = "up to +3.52 points on cross-entropy (few-shot, BEiT-3; abstract)"
 SPLITS = "splits and seeds"
-CORRUPTED = less(Runs("09", "corruptions", "SupCon"), Runs("09", "corruptions", "CE"))
+CORRUPTED = less(Runs("robustness", "corruptions", "SupCon"), Runs("robustness", "corruptions", "CE"))
 
 
 def _features(stage, variant, method):
@@ -137,16 +139,16 @@ def _features(stage, variant, method):
 
 
 def _genscl(variant):
-    return Runs("06", variant, "GenSCL", "few")
+    return Runs("genscl", variant, "GenSCL", "few")
 
 
 def _on_novel_classes(ids, paper, method, reported):
     """A method against cross-entropy in episodes of classes never seen, with one and with five shots."""
-    gain = more(Runs("10", "episodes*", method), Runs("10", "episodes*", "CE"))
+    gain = more(Runs("transfer", "episodes*", method), Runs("transfer", "episodes*", "CE"))
     return [
         Claim(
             id, paper, f"{method} beats CE on novel classes, {words}", reported, EPISODES, metric, "points", gain, over=SPLITS,
-            figure="10_episode_differences",
+            figure="transfer/episode_differences",
         )
         for id, words, metric in zip(ids, ("1 shot", "5 shots"), ("1-shot", "5-shot"), strict=True)
     ]  # fmt: skip
@@ -156,202 +158,205 @@ CLAIMS = [
     Claim(
         "S1", SUPCON, "The mean outside the logarithm (L_out) beats the one inside",
         "78.7 against 67.4 % (ImageNet, ResNet-50; Table 1)", FEATURES,
-        "accuracy", "points", more(_features("03", "form out", "SupCon"), _features("03", "form in", "SupCon")),
+        "accuracy", "points", more(_features("supcon", "form out", "SupCon"), _features("supcon", "form in", "SupCon")),
     ),
     Claim(
         "S2a", SUPCON, "SupCon beats cross-entropy: few images",
         "78.7 against 78.2 % (ImageNet), 96.0 against 95.0 % (CIFAR-10), ResNet-50; Table 2", FEW,
-        "accuracy", "points", more(main("SupCon"), main("CE")), figure="07_results",
+        "accuracy", "points", more(main("SupCon"), main("CE")), figure="analysis/results",
     ),
     Claim(
         "S2b", SUPCON, "SupCon beats cross-entropy: more images",
         "78.7 against 78.2 % (ImageNet), 96.0 against 95.0 % (CIFAR-10), ResNet-50; Table 2", MORE,
-        "accuracy", "points", more(main("SupCon", "more"), main("CE", "more")), figure="07_results",
+        "accuracy", "points", more(main("SupCon", "more"), main("CE", "more")), figure="analysis/results",
     ),
     Claim(
         "S3a", SUPCON, "A temperature of 0.1 beats a large one",
         "0.1 is best; temperature is worth nearly 3 points (ImageNet; text)", f"{FEATURES}; 0.1 against the largest tested",
-        "accuracy", "points", temperature("largest"), figure="03_temperature",
+        "accuracy", "points", temperature("largest"), figure="supcon/temperature",
     ),
     Claim(
         "S3b", SUPCON, "A temperature of 0.1 beats the mean of all others",
         "0.1 is best; temperature is worth nearly 3 points (ImageNet; text)", f"{FEATURES}; 0.1 against the mean of the others",
-        "accuracy", "points", temperature("mean"), figure="03_temperature",
+        "accuracy", "points", temperature("mean"), figure="supcon/temperature",
     ),
     Claim(
         "S4", SUPCON, "More positives for each anchor help",
         "69.3 % with 1 positive, 78.3 % with 9, 78.5 % with all (ImageNet, ResNet-50; Table 5)",
-        f"{FEATURES}; the most positives against 1", "accuracy", "points", positives, figure="03_positives",
+        f"{FEATURES}; the most positives against 1", "accuracy", "points", positives, figure="supcon/positives",
     ),
     Claim(
         "S5", SUPCON, "Larger batches help SupCon",
         "", f"{FEATURES}, the same epochs; slope over all batch sizes, per doubling",
-        "accuracy", "points/doubling", per_doubling, figure="05_batch_size",
+        "accuracy", "points/doubling", per_doubling, figure="clce/batch_size",
     ),
     Claim(
         "S6a", SUPCON, "SupCon's accuracy varies less over hyperparameters",
         "lower variance than cross-entropy (ImageNet; text and Figure 4a, values only plotted)",
         "{few} images per class, validation accuracy; sd over learning rates, augmentations, optimisers, CE less SupCon",
-        "accuracy", "points of sd", spread, over="settings (jackknife)", figure="09_spread",
+        "accuracy", "points of sd", spread, over="settings (jackknife)", figure="robustness/spread",
     ),
     Claim(
         "S6b", SUPCON, "The same, both read by a linear probe",
         "lower variance than cross-entropy (ImageNet; text and Figure 4a, values only plotted)",
         "{few} images per class, validation accuracy; sd over learning rates, augmentations, optimisers, CE less SupCon",
-        "probe_accuracy", "points of sd", spread, over="settings (jackknife)", figure="09_spread",
+        "probe_accuracy", "points of sd", spread, over="settings (jackknife)", figure="robustness/spread",
     ),
     Claim(
         "S7a", SUPCON, "SupCon makes fewer errors on corrupted images",
         "mCE 67.2 against 68.6 (ImageNet-C, ResNet-50; Figure 3)", f"{FEW}; mean error over corruptions, CE less SupCon",
         "mce", "points", CORRUPTED,
-        figure="09_corruptions",
+        figure="robustness/corruptions",
     ),
     Claim(
         "S7b", SUPCON, "SupCon loses less to corruption",
         "relative mCE 94.6 against 96.2 (ImageNet-C, ResNet-50; Figure 3)",
         f"{FEW}; mean corrupted error above clean error, CE less SupCon",
         "relative_mce", "points", CORRUPTED,
-        figure="09_corruptions",
+        figure="robustness/corruptions",
     ),
     Claim(
         "S8", SUPCON, "SupCon is better calibrated under corruption",
         "ECE .026 to .100 against .033 to .098, severity 1 to 5 (ImageNet-C, ResNet-50; Table 6)",
         f"{FEW}; mean ECE over corruptions, CE less SupCon",
         "ece", "points", CORRUPTED,
-        figure="09_calibration",
+        figure="robustness/calibration",
     ),
     Claim(
         "S9a", SUPCON, "The gradient is the paper's formula for it",
         "Equations 4 and 5", "random batches, against automatic differentiation", "deviation", "relative",
-        check("03", "gradient formula"), kind="exact", margin=1e-10, over="batches", figure="03_hard_pairs",
+        check("supcon", "gradient formula"), kind="exact", margin=1e-10, over="batches", figure="supcon/hard_pairs",
     ),
     Claim(
         "S9b", SUPCON, "Hard positives pull more than their share of pairs",
         "derived, Section 7; no measurement", "batches of real images; share of attraction less share of pairs",
-        "share", "points", check("03", "hard positives: share of attraction minus share of pairs"), figure="03_hard_pairs",
+        "share", "points", check("supcon", "hard positives: share of attraction minus share of pairs"),
+        figure="supcon/hard_pairs",
     ),
     Claim(
         "S9c", SUPCON, "Hard negatives push more than their share of pairs",
         "derived, Section 7; no measurement", "batches of real images; share of repulsion less share of pairs",
-        "share", "points", check("03", "hard negatives: share of repulsion minus share of pairs"), figure="03_hard_pairs",
+        "share", "points", check("supcon", "hard negatives: share of repulsion minus share of pairs"), figure="supcon/hard_pairs",
     ),
     Claim(
         "H1", SCHANE, "SCHaNe beats cross-entropy with few images",
-        SCHANE_FEW, FEW, "accuracy", "points", more(main("SCHaNe"), main("CE")), figure="07_results",
+        SCHANE_FEW, FEW, "accuracy", "points", more(main("SCHaNe"), main("CE")), figure="analysis/results",
     ),
     Claim(
         "H2", SCHANE, "SCHaNe beats cross-entropy on the full data",
         "up to +3.41 points on cross-entropy (full data, BEiT-3; abstract)", FEATURES,
-        "accuracy", "points", more(_features("04", "beta 1", "SCHaNe"), _features("05", "lambda 0", "CLCE")),
+        "accuracy", "points", more(_features("schane", "beta 1", "SCHaNe"), _features("clce", "lambda 0", "CLCE")),
     ),
     Claim(
         "H3a", SCHANE, "Weighing hard negatives helps, fine-tuned",
         "", f"{FEW}; chosen beta against beta 0",
-        "accuracy", "points", more(main("SCHaNe"), Runs("04", "projection, beta 0", "SCHaNe", "few")), figure="04_variants",
+        "accuracy", "points", more(main("SCHaNe"), Runs("schane", "projection, beta 0", "SCHaNe", "few")),
+        figure="schane/variants",
     ),
     Claim(
         "H3b", SCHANE, "Weighing hard negatives helps, on features",
         "", f"{FEATURES}; beta 1 against beta 0",
-        "accuracy", "points", more(_features("04", "beta 1", "SCHaNe"), _features("04", "beta 0", "SCHaNe")),
-        figure="04_hardness",
+        "accuracy", "points", more(_features("schane", "beta 1", "SCHaNe"), _features("schane", "beta 0", "SCHaNe")),
+        figure="schane/hardness",
     ),
     Claim(
         "H4", SCHANE, "SCHaNe beats SupCon with few images",
-        "", FEW, "accuracy", "points", more(main("SCHaNe"), main("SupCon")), figure="07_results",
+        "", FEW, "accuracy", "points", more(main("SCHaNe"), main("SupCon")), figure="analysis/results",
     ),
     Claim(
         "H5a", SCHANE, "Embeddings of one class lie closer than with CE",
-        "", FEW, "within_class_cosine", "cosine", more(main("SCHaNe"), main("CE")), figure="07_geometry",
+        "", FEW, "within_class_cosine", "cosine", more(main("SCHaNe"), main("CE")), figure="analysis/geometry",
     ),
     Claim(
         "H5b", SCHANE, "Embeddings of two classes lie further apart",
         "", f"{FEW}; CE less SCHaNe",
-        "between_class_cosine", "cosine", more(main("CE"), main("SCHaNe")), figure="07_geometry",
+        "between_class_cosine", "cosine", more(main("CE"), main("SCHaNe")), figure="analysis/geometry",
     ),
     Claim(
         "H5c", SCHANE, "Embeddings are more isotropic than with CE",
-        "", FEW, "isotropy", "isotropy", more(main("SCHaNe"), main("CE")), figure="07_geometry",
+        "", FEW, "isotropy", "isotropy", more(main("SCHaNe"), main("CE")), figure="analysis/geometry",
     ),
     Claim(
         "H5d", SCHANE, "Nearest neighbours classify better than with CE",
-        "", FEW, "neighbour_accuracy", "points", more(main("SCHaNe"), main("CE")), figure="07_readout",
+        "", FEW, "neighbour_accuracy", "points", more(main("SCHaNe"), main("CE")), figure="analysis/readout",
     ),
     Claim(
         "H6", SCHANE, "A step costs no more time than with CE",
         "no extra compute (abstract, no number)", "{few} images per class; the two take turns, two views and one thread each",
-        "extra time", "%", check("04", "extra time per step, percent of CE's"), kind="at most", margin=5.0, over="rounds",
-        figure="07_time",
+        "extra time", "%", check("schane", "extra time per step, percent of CE's"), kind="at most", margin=5.0, over="rounds",
+        figure="analysis/time",
     ),
     *_on_novel_classes(("H7a", "H7b"), SCHANE, "SCHaNe", SCHANE_FEW),
     Claim(
         "C1", CLCE, "CLCE beats cross-entropy with few images",
-        CLCE_FEW, FEW, "accuracy", "points", more(main("CLCE"), main("CE")), figure="07_results",
+        CLCE_FEW, FEW, "accuracy", "points", more(main("CLCE"), main("CE")), figure="analysis/results",
     ),
     Claim(
         "C2a", CLCE, "CLCE's network transfers better, to digits",
         "up to +3.41 points on cross-entropy (transfer, BEiT-3; abstract)", f"{FEW}; linear probe on scikit-learn's digits",
-        "digits", "points", more(Runs("10", "transfer", "CLCE"), Runs("10", "transfer", "CE")),
-        figure="10_transfer",
+        "digits", "points", more(Runs("transfer", "transfer", "CLCE"), Runs("transfer", "transfer", "CE")),
+        figure="transfer/transfer",
     ),
     Claim(
         "C2b", CLCE, "CLCE's network transfers better, to MNIST",
         "up to +3.41 points on cross-entropy (transfer, BEiT-3; abstract)", f"{FEW}; linear probe on MNIST",
-        "mnist", "points", more(Runs("10", "transfer", "CLCE"), Runs("10", "transfer", "CE")),
-        figure="10_transfer",
+        "mnist", "points", more(Runs("transfer", "transfer", "CLCE"), Runs("transfer", "transfer", "CE")),
+        figure="transfer/transfer",
     ),
     *_on_novel_classes(("C2c", "C2d"), CLCE, "CLCE", CLCE_FEW),
     Claim(
         "C3a", CLCE, "The two losses together beat cross-entropy alone",
-        "", f"{FEATURES}; mean over lambda between 0 and 1 against 0", "accuracy", "points", both_parts(0), figure="05_lambda",
+        "", f"{FEATURES}; mean over lambda between 0 and 1 against 0", "accuracy", "points", both_parts(0), figure="clce/lambda",
     ),
     Claim(
         "C3b", CLCE, "The two losses together beat contrast alone",
         "", f"{FEATURES}, read by a linear probe; mean over lambda between 0 and 1 against 1",
-        "probe_accuracy", "points", both_parts(1), figure="05_lambda",
+        "probe_accuracy", "points", both_parts(1), figure="clce/lambda",
     ),
     Claim(
         "C4", CLCE, "CLCE loses less than SupCon in small batches",
         "no need of batches such as 4096 (abstract, no numbers)",
         f"{FEATURES}, by a linear probe; drop from the batch nearest 256 to the smallest, SupCon's less CLCE's",
-        "probe_accuracy", "points", small_batch_drop, figure="05_batch_size",
+        "probe_accuracy", "points", small_batch_drop, figure="clce/batch_size",
     ),
     Claim(
         "G1", GENSCL, "On one-hot labels the loss is SupCon's",
         "stated in the README of the released code", "random batches", "deviation", "relative",
-        check("06", "one-hot equals SupCon"), kind="exact", margin=1e-10, over="batches", figure="06_label_similarity",
+        check("genscl", "one-hot equals SupCon"), kind="exact", margin=1e-10, over="batches", figure="genscl/label_similarity",
     ),
     Claim(
         "G2", GENSCL, "MixUp and CutMix add to it",
         "97.3 against 96.0 % (CIFAR-10), 82.8 against 76.5 % (CIFAR-100), ResNet-50; version 1, Table 1", FEW,
-        "accuracy", "points", more(_genscl("MixUp-CutMix"), _genscl("one-hot")), figure="06_variant_differences",
+        "accuracy", "points", more(_genscl("MixUp-CutMix"), _genscl("one-hot")), figure="genscl/variant_differences",
     ),
     Claim(
         "G3", GENSCL, "A teacher adds to it",
         "97.1 against 96.0 % (CIFAR-10), 82.5 against 76.5 % (CIFAR-100), ResNet-50; version 1, Table 1", FEW,
-        "accuracy", "points", more(_genscl("teacher"), _genscl("one-hot")), figure="06_variant_differences",
+        "accuracy", "points", more(_genscl("teacher"), _genscl("one-hot")), figure="genscl/variant_differences",
     ),
     Claim(
         "G4", GENSCL, "Mixing and a teacher together are best",
         "97.6 against 97.3 and 97.1 % (CIFAR-10), 84.7 against 82.8 and 82.5 % (CIFAR-100), ResNet-50; version 1, Table 1",
         f"{FEW}; both against the mean of mixing alone and teacher alone",
-        "accuracy", "points", best_of_both, figure="06_variant_differences",
+        "accuracy", "points", best_of_both, figure="genscl/variant_differences",
     ),
     Claim(
         "G5", GENSCL, "The teacher beats its labels shuffled (our control)",
         "", FEATURES,
-        "accuracy", "points", more(_features("06", "teacher", "GenSCL"), _features("06", "teacher, shuffled", "GenSCL")),
-        figure="06_placebo",
+        "accuracy", "points", more(_features("genscl", "teacher", "GenSCL"), _features("genscl", "teacher, shuffled", "GenSCL")),
+        figure="genscl/placebo",
     ),
     Claim(
         "D0", DISSECTING, "On a simplex SupCon's loss is its closed form",
         "derived; the theorem's text was not available to us", "random class sizes, unit vectors on a simplex",
-        "deviation", "relative", check("11", "simplex floor"), kind="exact", margin=1e-10, over="batches", figure="11_floor",
+        "deviation", "relative", check("collapse", "simplex floor"), kind="exact", margin=1e-10, over="batches",
+        figure="collapse/floor",
     ),
     *(
         Claim(
             f"D1{letter}", DISSECTING, f"{words}, {method}", "both losses are least at a simplex (abstract)",
             "trained to the end, on the images trained on", metric, "ratio" if "loss" in metric else "rms",
-            value(Runs("11", "collapse", method)), kind="at most", margin=0.05, figure="11_collapse",
+            value(Runs("collapse", "collapse", method)), kind="at most", margin=0.05, figure="collapse/collapse",
         )
         for letter, words, metric, method in (
             ("a", "Class means end on a regular simplex", "simplex_distance_train", "CE"),
@@ -365,13 +370,14 @@ CLAIMS = [
         "D2", DISSECTING, "Flipped labels slow SupCon more than CE",
         "superlinear growth of the steps to fit with SupCon, about linear with CE (abstract)",
         "epochs to fit the most flipped labels over none, ln of SupCon's ratio less ln of CE's",
-        "epochs_to_fit", "ln ratio", slower_to_fit, figure="11_flipped",
+        "epochs_to_fit", "ln ratio", slower_to_fit, figure="collapse/flipped",
     ),
     *(
         Claim(
             f"O1{letter}", OURS, f"The same crop as both views lowers {method}",
             "the released code of SCHaNe does so; no comparison known", f"{FEW}; two crops less the same crop twice",
-            "accuracy", "points", more(Runs("12", "two crops", method), Runs("12", "same crop", method)), figure="12_pitfalls",
+            "accuracy", "points", more(Runs("pitfalls", "two crops", method), Runs("pitfalls", "same crop", method)),
+            figure="pitfalls/pitfalls",
         )
         for letter, method in (("a", "SupCon"), ("b", "SCHaNe"))
     ),
@@ -379,15 +385,16 @@ CLAIMS = [
         "O2", OURS, "A base temperature of 0.07 lowers the SupCon baseline",
         "the released code of SCHaNe does so; no comparison known",
         f"{FEW}; SupCon joined with CE, unscaled less scaled; validation images",
-        "accuracy", "points", more(Runs("12", "joint", "SupCon"), Runs("12", "joint, scaled", "SupCon")),
-        figure="12_pitfalls",
+        "accuracy", "points", more(Runs("pitfalls", "joint", "SupCon"), Runs("pitfalls", "joint, scaled", "SupCon")),
+        figure="pitfalls/pitfalls",
     ),
     *(
         Claim(
             f"O3{letter}", OURS, f"Picking the best epoch on test images flatters {method}",
             "the released codes of SCHaNe and GenSCL do so; no comparison known",
-            f"{FEW}; best epoch on the test images less the last", "optimism", "points", value(Runs("12", "best epoch", method)),
-            figure="12_epochs",
+            f"{FEW}; best epoch on the test images less the last", "optimism", "points",
+            value(Runs("pitfalls", "best epoch", method)),
+            figure="pitfalls/epochs",
         )
         for letter, method in (("a", "CE"), ("b", "SupCon"))
     ),
@@ -396,7 +403,7 @@ CLAIMS = [
             f"O4{letter}", OURS, f"Overlapping splits flatter {method}",
             "the released code of SCHaNe splits so for CUB and Caltech-256; no comparison known",
             f"{FEW}; accuracy on validation images of which 90 % were trained on, less that on clean ones",
-            "inflation", "points", value(Runs("12", "overlap", method)), figure="12_pitfalls",
+            "inflation", "points", value(Runs("pitfalls", "overlap", method)), figure="pitfalls/pitfalls",
         )
         for letter, method in (("a", "CE"), ("b", "SupCon"))
     ),

@@ -53,7 +53,7 @@ class Claim:
     kind: str = "effect"
     margin: float = 0.0
     over: str = "seeds"
-    figure: str = "07_verdicts"
+    figure: str = "analysis/verdicts"
 
     def __post_init__(self):
         if self.kind not in ("effect", "at most", "exact"):
@@ -62,7 +62,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Runs:
-    """Which runs: those of a stage ("03"), a variant, a method (None: any) and a number of images per class ("few", "more" or
+    """Which runs: those of a stage ("supcon"), a variant, a method (None: any) and a number of images per class ("few", "more" or
     None: any). A variant that ends with * stands for all that begin so."""
 
     stage: str
@@ -80,10 +80,10 @@ class Tables:
 
     @classmethod
     def read(cls, results, dataset):
-        """From runs/*.csv, what was run on this dataset, and checks/*.csv."""
-        paths = {kind: sorted((Path(results) / kind).glob("*.csv")) for kind in ("runs", "checks")}
-        runs = read_runs(results, dataset, [path.stem for path in paths["runs"]])
-        checks = [pd.read_csv(path).assign(stage=path.stem) for path in paths["checks"]]
+        """From */runs.csv, what was run on this dataset, and */checks.csv."""
+        paths = {kind: sorted(Path(results).glob(f"*/{kind}.csv")) for kind in ("runs", "checks")}
+        runs = read_runs(results, dataset, [path.parent.name for path in paths["runs"]])
+        checks = [pd.read_csv(path).assign(stage=path.parent.name) for path in paths["checks"]]
         none = pd.DataFrame(columns=["check", "seed", "value", "stage"])
         return cls(runs, pd.concat(checks or [none]))
 
@@ -106,7 +106,7 @@ class Tables:
         rows = table[chosen]
         if rows.empty or rows.value.isna().any():
             raise ValueError(
-                f"{table.stage.iloc[0]}.csv has {'no value' if rows.empty else 'a blank'} of {metric} for {which}. "
+                f"{table.stage.iloc[0]}/runs.csv has {'no value' if rows.empty else 'a blank'} of {metric} for {which}. "
                 f"Its variants: {', '.join(table.variant[~table.variant.str.startswith('trial')].unique())}. "
                 "Run that notebook again, or correct the claim."
             )
@@ -137,14 +137,14 @@ class Tables:
         table = self._stage("checks", stage)
         values = table[table.check == name].set_index("seed").value
         if values.empty:
-            raise ValueError(f"{table.stage.iloc[0]}.csv in checks/ has no check '{name}': {', '.join(table.check.unique())}.")
+            raise ValueError(f"{table.stage.iloc[0]}/checks.csv has no check '{name}': {', '.join(table.check.unique())}.")
         return values
 
-    def _stage(self, kind, number):
+    def _stage(self, kind, stage):
         table = getattr(self, kind)
-        rows = table[table.stage.str.startswith(f"{number}_")]
+        rows = table[table.stage == stage]
         if rows.empty:
-            raise ValueError(f"{kind}/{number}_*.csv is missing or empty. Run that notebook with the same `results` first.")
+            raise ValueError(f"{stage}/{kind}.csv is missing or empty. Run that notebook with the same `results` first.")
         return rows
 
 
@@ -234,4 +234,4 @@ def _row(claim, tables):
         smallest = detectable(effects.std(ddof=1), len(effects)) if len(effects) > 1 else np.nan
         row |= {"effect": mean, "low": low, "high": high, "detectable": smallest, "p": p_value(effects, claim.margin)}
         row["verdict"] = verdict(low, high, claim.kind, claim.margin)
-    return row | {"figure": f"figures/{claim.figure}.png"}
+    return row | {"figure": "{}/figures/{}.png".format(*claim.figure.split("/"))}

@@ -1,4 +1,4 @@
-"""What 07_analysis joins and draws: the results of all methods side by side."""
+"""What 12_analysis joins and draws: the results of all methods side by side."""
 
 import json
 from itertools import combinations
@@ -44,7 +44,7 @@ def read_runs(results, dataset, stages=None):
     if missing := sorted(set(runs.stage) - set(found.stage)):
         others = ", ".join(runs[runs.stage.isin(missing)].dataset.unique())
         raise ValueError(
-            f"{results}/runs of {', '.join(missing)} hold runs on {others}; expected {dataset}. Run the stages again with it."
+            f"{results}: runs.csv of {', '.join(missing)} hold runs on {others}; expected {dataset}. Run these again."
         )
     return found.reset_index(drop=True)
 
@@ -58,9 +58,15 @@ def read_arrays(results):
     """{method: {name: array}} of the predictions and embeddings kept by the reported runs."""
     arrays = {}
     for method, stage in STAGES.items():
-        with np.load(existing(f"{results}/embeddings/{stage}.npz", stage)) as file:
+        with np.load(existing(f"{results}/{stage}/predictions.npz", stage)) as file:
             arrays[method] = {name: file[name] for name in file}
     return arrays
+
+
+def read_test_labels(results):
+    """(labels (N,) of the test images, names of the classes)."""
+    with np.load(existing(f"{results}/data/test.npz", "data")) as file:
+        return file["labels"].astype(int), file["classes"].tolist()
 
 
 def reported(rows):
@@ -341,7 +347,7 @@ def claims_figure(ledger):
 
 def _read_tables(results, kind, stages):
     parts = [
-        pd.read_csv(existing(f"{results}/{kind}/{stage}.csv", stage), dtype={"shots": str}).assign(stage=stage)
+        pd.read_csv(existing(f"{results}/{stage}/{kind}.csv", stage), dtype={"shots": str}).assign(stage=stage)
         for stage in stages
     ]
     table = pd.concat(parts, ignore_index=True)

@@ -23,8 +23,8 @@ STATES = {"adamw": 2, "momentum": 1, "sgd": 1, "lars": 1, "rmsprop": 2}  # numbe
 VIEWS = 2  # of each image in a step
 # The setting of a method's own that its notebook tries beside learning rates.
 TRIED = {
-    "02_cross_entropy": "label_smoothings", "03_supcon": "temperatures", "04_schane": "hardnesses", "05_clce": "loss_weights",
-    "06_genscl": "temperatures",
+    "cross_entropy": "label_smoothing", "supcon": "temperature", "schane": "hardness", "clce": "loss_weight",
+    "genscl": "temperature",
 }  # fmt: skip
 
 
@@ -71,19 +71,19 @@ def passes(stage, stages):
     episodes' runs on all images of the base classes; left out are runs on few images or on frozen features, and evaluation.
     """
     p = stages[stage]
-    if stage == "10_transfer":
+    if stage == "transfer":
         methods = [stage for stage in TRIED if stage in stages]
         return sum(stages[method]["epochs"][0] for method in methods) * p["class_splits"], 0
     if stage not in TRIED or p["shots"][0] != "full":
         return 0, 0
     epochs, seeds = p["epochs"][0], p["seeds"][0]
-    settings = len(p["learning_rates"]) * len(p[TRIED[stage]])
+    settings = len(p["learning_rate"]) * len(p[TRIED[stage]])
     trials = settings * len(p["tuning_seeds"]) if settings > 1 else 0
-    variants = {"02_cross_entropy": len(p[TRIED[stage]]) - 1, "04_schane": 4, "06_genscl": 6}.get(stage, 0)
+    variants = {"cross_entropy": len(p[TRIED[stage]]) - 1, "schane": 4, "genscl": 6}.get(stage, 0)
     variants *= min(p.get("variant_seeds", 0), seeds)
-    teachers = len(p["tuning_seeds"]) if stage == "02_cross_entropy" and trials else 0
+    teachers = len(p["tuning_seeds"]) if stage == "cross_entropy" and trials else 0
     runs = seeds + trials + variants + teachers
-    taught = seeds + trials + min(p["variant_seeds"], seeds) if stage == "06_genscl" else 0
+    taught = seeds + trials + min(p["variant_seeds"], seeds) if stage == "genscl" else 0
     return runs * epochs, taught * epochs
 
 

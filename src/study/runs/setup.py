@@ -65,7 +65,7 @@ def new_model(setup):
 def load_model(setup, path):
     """The model whose weights were saved at path, in eval mode. It stays in memory and is made without touching torch's random
     numbers, so an objective may ask for it at every step and a run does not depend on who asked first."""
-    existing(path, "02_cross_entropy")
+    existing(path, "cross_entropy")
     with torch.random.fork_rng(devices=[]):
         model = new_model(setup)
     model.load_state_dict(torch.load(path, weights_only=True))

@@ -18,14 +18,14 @@ def images_of(dataset):
 @lru_cache(1)
 def splits_of(shared):
     """{name: indices} of the training and the validation part and of every draw: see draw_name."""
-    with np.load(existing(Path(shared) / "splits.npz", "01_data")) as arrays:
+    with np.load(existing(Path(shared) / "splits.npz", "data")) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
 @lru_cache(1)
 def features_of(dataset, shared):
     """Frozen features of the training images, and of the test images with their labels, held out as these are."""
-    paths = (existing(Path(shared) / f"features_{part}.npy", "01_data") for part in ("train", "test"))
+    paths = (existing(Path(shared) / f"features_{part}.npy", "data") for part in ("train", "test"))
     train, test = (torch.from_numpy(np.load(path)) for path in paths)
     return train, data.HeldOut(test, images_of(dataset).test.open("labels of their features")[1])
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -31,7 +30,7 @@ from study.analysis.ledger import (
     tally,
     verdict,
 )
-from study.paths import ROOT
+from study.notebooks import NOTEBOOKS
 from study.tables import STAGES, interval
 
 SEEDS = range(5)
@@ -57,46 +56,46 @@ def made_up():
         for shots in (20, 100):
             runs += rows(stage, method, "main", shots)
     features = {
-        ("03_supcon", "SupCon"): [f"form {f}" for f in ("in", "out")]
+        ("supcon", "SupCon"): [f"form {f}" for f in ("in", "out")]
         + [f"temperature {t}" for t in (0.05, 0.1, 1.0)]
         + [f"positives {k}" for k in (1, 3, 9)],
-        ("04_schane", "SCHaNe"): ["beta 0", "beta 1", "beta 4"],
-        ("05_clce", "CLCE"): [f"lambda {w}" for w in ("0", "0.3", "0.9", "1")] + [f"batch {b}" for b in (64, 512, 2048)],
-        ("05_clce", "SupCon"): [f"batch {b}" for b in (64, 512, 2048)],
-        ("06_genscl", "GenSCL"): ["teacher", "teacher, shuffled"],
+        ("schane", "SCHaNe"): ["beta 0", "beta 1", "beta 4"],
+        ("clce", "CLCE"): [f"lambda {w}" for w in ("0", "0.3", "0.9", "1")] + [f"batch {b}" for b in (64, 512, 2048)],
+        ("clce", "SupCon"): [f"batch {b}" for b in (64, 512, 2048)],
+        ("genscl", "GenSCL"): ["teacher", "teacher, shuffled"],
     }
     for (stage, method), variants in features.items():
         for variant in variants:
             runs += rows(stage, method, f"features: {variant}")
-    runs += rows("04_schane", "SCHaNe", "projection, beta 0", 20)
+    runs += rows("schane", "SCHaNe", "projection, beta 0", 20)
     for variant in ("one-hot", "MixUp-CutMix", "teacher"):
-        runs += rows("06_genscl", "GenSCL", variant, 20)
+        runs += rows("genscl", "GenSCL", variant, 20)
     for method in ("CE", "SupCon"):
-        runs += rows("09_robustness", method, "corruptions", 20, ["mce", "relative_mce", "ece"])
+        runs += rows("robustness", method, "corruptions", 20, ["mce", "relative_mce", "ece"])
         for lr in (0.001, 0.01, 0.1):
             for optimizer in ("adamw", "sgd"):
-                runs += rows("09_robustness", method, f"lr {lr}, crops, {optimizer}", 20, seeds=range(1))
+                runs += rows("robustness", method, f"lr {lr}, crops, {optimizer}", 20, seeds=range(1))
         metrics = ["simplex_distance_train", "within_class_spread_train", "loss_above_floor"]
-        runs += rows("11_collapse", method, "collapse", 20, metrics, value=0.03, spread=0.001)
+        runs += rows("collapse", method, "collapse", 20, metrics, value=0.03, spread=0.001)
         for share in ("0", "0.2", "0.4"):
-            runs += rows("11_collapse", method, f"flipped {share}", 20, ["epochs_to_fit"])
-        runs += rows("12_pitfalls", method, "best epoch", 20, ["optimism"])
-        runs += rows("12_pitfalls", method, "overlap", 20, ["inflation"])
+            runs += rows("collapse", method, f"flipped {share}", 20, ["epochs_to_fit"])
+        runs += rows("pitfalls", method, "best epoch", 20, ["optimism"])
+        runs += rows("pitfalls", method, "overlap", 20, ["inflation"])
     for method in ("CE", "SCHaNe", "CLCE"):
-        runs += rows("10_transfer", method, "transfer", 20, ["digits", "mnist"])
+        runs += rows("transfer", method, "transfer", 20, ["digits", "mnist"])
         for split in "AB":
-            runs += rows("10_transfer", method, f"episodes, split {split}", 20, ["1-shot", "5-shot"])
+            runs += rows("transfer", method, f"episodes, split {split}", 20, ["1-shot", "5-shot"])
     for method in ("SupCon", "SCHaNe"):
         for variant in ("two crops", "same crop"):
-            runs += rows("12_pitfalls", method, variant, 20)
+            runs += rows("pitfalls", method, variant, 20)
     for variant in ("joint", "joint, scaled"):
-        runs += rows("12_pitfalls", "SupCon", variant, 20)
+        runs += rows("pitfalls", "SupCon", variant, 20)
     columns = ["method", "variant", "dataset", "shots", "seed", "metric", "value", "seconds", "settings", "stage"]
-    checks = [["03_supcon", "gradient formula", seed, 1e-13] for seed in SEEDS]
-    checks += [["04_schane", "extra time per step, percent of CE's", seed, 1.0 + seed / 10] for seed in SEEDS]
-    checks += [["06_genscl", "one-hot equals SupCon", 0, 1e-14], ["11_collapse", "simplex floor", 0, 1e-15]]
+    checks = [["supcon", "gradient formula", seed, 1e-13] for seed in SEEDS]
+    checks += [["schane", "extra time per step, percent of CE's", seed, 1.0 + seed / 10] for seed in SEEDS]
+    checks += [["genscl", "one-hot equals SupCon", 0, 1e-14], ["collapse", "simplex floor", 0, 1e-15]]
     for check in ("hard positives: share of attraction", "hard negatives: share of repulsion"):
-        checks += [["03_supcon", f"{check} minus share of pairs", seed, 30.0 + seed] for seed in SEEDS]
+        checks += [["supcon", f"{check} minus share of pairs", seed, 30.0 + seed] for seed in SEEDS]
     return pd.DataFrame(runs, columns=columns), pd.DataFrame(checks, columns=["stage", "check", "seed", "value"])
 
 
@@ -105,9 +104,9 @@ def written(tmp_path_factory):
     """A results folder as the stages leave it."""
     folder = tmp_path_factory.mktemp("results")
     for kind, table in zip(("runs", "checks"), made_up(), strict=True):
-        (folder / kind).mkdir()
         for stage, part in table.groupby("stage"):
-            part.drop(columns="stage").to_csv(folder / kind / f"{stage}.csv", index=False)
+            (folder / stage).mkdir(exist_ok=True)
+            part.drop(columns="stage").to_csv(folder / stage / f"{kind}.csv", index=False)
     return folder
 
 
@@ -119,17 +118,17 @@ def tables(written):
 def two_sets(first, second, metric="accuracy"):
     """Tables with variants a and b of one method."""
     lines = [
-        ["M", name, 20, seed, metric, value, "03_supcon"]
+        ["M", name, 20, seed, metric, value, "supcon"]
         for name, values in (("a", first), ("b", second))
         for seed, value in values.items()
     ]
-    reported = [["CE", "main", 20, 0, "accuracy", 50.0, "02_cross_entropy"]]  # which says what few images are
+    reported = [["CE", "main", 20, 0, "accuracy", 50.0, "cross_entropy"]]  # which says what few images are
     columns = ["method", "variant", "shots", "seed", "metric", "value", "stage"]
-    checks = pd.DataFrame([["x", 0, 1e-12, "03_supcon"]], columns=["check", "seed", "value", "stage"])
+    checks = pd.DataFrame([["x", 0, 1e-12, "supcon"]], columns=["check", "seed", "value", "stage"])
     return Tables(pd.DataFrame(lines + reported, columns=columns), checks)
 
 
-A, B = Runs("03", "a"), Runs("03", "b")
+A, B = Runs("supcon", "a"), Runs("supcon", "b")
 
 
 def a_claim(**changes):
@@ -236,7 +235,7 @@ def test_a_verdict_that_many_claims_would_bring_by_chance_does_not_survive():
 
 @pytest.mark.parametrize("tolerance, said", [(1e-10, VERIFIED), (1e-13, REFUTED)])
 def test_exact_claims_take_no_part_in_holm(tolerance, said):
-    exact = a_claim(id="X2", kind="exact", margin=tolerance, effects=claims.check("03", "x"))
+    exact = a_claim(id="X2", kind="exact", margin=tolerance, effects=claims.check("supcon", "x"))
     table = ledger(two_sets({0: 3.0, 1: 1.0, 2: 2.2}, {0: 0.0, 1: 0.0, 2: 0.0}), [exact, a_claim()])
     assert table.verdict[0] == table.after_holm[0] == said and np.isnan(table.p_holm[0]) and table.effect[0] == 1e-12
     assert table.p_holm[1] == table.p[1]
@@ -259,8 +258,11 @@ def test_a_single_pair_decides_nothing():
 @pytest.mark.parametrize(
     "which, message",
     [
-        (Runs("03", "features: lambda 2"), r"Claim X1 cannot be judged. 03_supcon.csv has no value of accuracy .*lambda 2.*a, b"),
-        (Runs("09", "corruptions"), r"Claim X1 cannot be judged. runs/09_\*.csv is missing or empty"),
+        (
+            Runs("supcon", "features: lambda 2"),
+            r"Claim X1 cannot be judged. supcon/runs.csv has no value .*lambda 2.*a, b",
+        ),
+        (Runs("robustness", "corruptions"), r"Claim X1 cannot be judged. robustness/runs.csv is missing or empty"),
     ],
 )
 def test_missing_runs_are_an_error_that_names_table_and_variant(which, message):
@@ -278,7 +280,7 @@ def test_other_gaps_are_errors_too():
     with pytest.raises(ValueError, match="several values of accuracy for one seed"):
         twice.paired("accuracy", A, B)
     with pytest.raises(ValueError, match="no check 'y': x"):
-        two_sets({0: 1.0}, {0: 1.0}).check("03", "y")
+        two_sets({0: 1.0}, {0: 1.0}).check("supcon", "y")
     with pytest.raises(ValueError, match="expected 'effect', 'at most' or 'exact'"):
         a_claim(kind="trend")
 
@@ -350,7 +352,7 @@ def test_the_jackknife_of_spread_is_the_difference_and_its_bootstrap_error():
     rng = np.random.default_rng(0)
     ce, supcon = rng.normal(0, 2, 200), rng.normal(0, 1, 200)
     lines = [
-        [method, f"lr {i}", 20, 0, "accuracy", value, "09_robustness"]
+        [method, f"lr {i}", 20, 0, "accuracy", value, "robustness"]
         for method, values in (("CE", ce), ("SupCon", supcon))
         for i, value in enumerate(values)
     ]
@@ -382,8 +384,10 @@ def test_every_claim_is_judged_and_has_all_its_fields(tables):
     assert (table[table.kind != "exact"][["low", "high", "detectable", "p", "p_holm"]].notna()).all(axis=None)
 
 
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-WRITTEN = {path for stage in PIPELINE.values() for out in stage["outs"] for path in ([out] if isinstance(out, str) else out)}
+# Every figure as notebook/name, as the notebooks save them.
+WRITTEN = {
+    f"{key}/{name}" for key, path in NOTEBOOKS.items() for name in re.findall(r'figures\.save\(.*\\"(\w+)\\"\)', path.read_text())
+}
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
@@ -392,9 +396,9 @@ def test_form_of_claims(claim):
         "S": claims.SUPCON, "H": claims.SCHANE, "C": claims.CLCE, "G": claims.GENSCL, "D": claims.DISSECTING, "O": claims.OURS
     }  # fmt: skip
     assert re.fullmatch(r"[SHCGDO]\d[a-e]?", claim.id) and claim.paper == letters[claim.id[0]]
-    assert len(claim.claim) <= 60 and f"results/figures/{claim.figure}.png" in WRITTEN
+    assert len(claim.claim) <= 60 and claim.figure in WRITTEN
     assert claim.kind == "effect" or claim.margin > 0
 
 
 def test_reported_runs_are_found_by_method():
-    assert main("CLCE", "more") == Runs("05", "main", "CLCE", "more")
+    assert main("CLCE", "more") == Runs("clce", "main", "CLCE", "more")

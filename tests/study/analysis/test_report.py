@@ -63,14 +63,14 @@ def curves():
 @pytest.fixture
 def results(tmp_path, runs, curves):
     """A results folder as experiment.write_results leaves it."""
-    for kind in ("runs", "curves", "embeddings"):
-        (tmp_path / kind).mkdir()
     for stage, method in METHOD_OF.items():
         features = rows(stage, "features: beta 0.5", shots=["all"], seeds=2)
         table = pd.concat([runs[runs.stage == stage], features]).drop(columns="stage")
-        table.to_csv(tmp_path / "runs" / f"{stage}.csv", index=False)
-        curves[curves.method == method].to_csv(tmp_path / "curves" / f"{stage}.csv", index=False)
-        np.savez(tmp_path / "embeddings" / f"{stage}.npz", predictions_20=np.zeros((3, 4), np.uint8))
+        folder = tmp_path / stage
+        folder.mkdir()
+        table.to_csv(folder / "runs.csv", index=False)
+        curves[curves.method == method].to_csv(folder / "curves.csv", index=False)
+        np.savez(folder / "predictions.npz", predictions_20=np.zeros((3, 4), np.uint8))
     return tmp_path
 
 
@@ -93,23 +93,23 @@ def test_all_runs_are_joined_and_shots_stay_numbers(results):
 
 
 def test_runs_of_another_dataset_are_refused(results):
-    with pytest.raises(ValueError, match="02_cross_entropy, .*06_genscl hold runs on digits; expected fashion-mnist"):
+    with pytest.raises(ValueError, match="clce, cross_entropy, .*supcon hold runs on digits; expected fashion-mnist"):
         report.read_runs(results, "fashion-mnist")
 
 
 def test_runs_on_another_dataset_beside_these_are_left_out(results):
-    path = results / "runs" / "05_clce.csv"
+    path = results / "clce" / "runs.csv"
     table = pd.read_csv(path)
     pd.concat([table, table.assign(dataset="mnist-sample", variant="back")]).to_csv(path, index=False)
     runs = report.read_runs(results, "digits")
     assert set(runs.dataset) == {"digits"} and "back" not in set(runs.variant)
 
 
-@pytest.mark.parametrize("kind, ending", [("runs", "csv"), ("curves", "csv"), ("embeddings", "npz")])
+@pytest.mark.parametrize("kind, ending", [("runs", "csv"), ("curves", "csv"), ("predictions", "npz")])
 def test_a_missing_file_names_the_notebook_to_run(results, kind, ending):
-    (results / kind / f"04_schane.{ending}").unlink()
+    (results / "schane" / f"{kind}.{ending}").unlink()
     read = {"runs": lambda: report.read_runs(results, "digits"), "curves": lambda: report.read_curves(results)}
-    with pytest.raises(FileNotFoundError, match=r"04_schane\.\w+ is missing. 04_schane writes it: run that notebook"):
+    with pytest.raises(FileNotFoundError, match=r"schane/\w+\.\w+ is missing. schane writes it: run that notebook"):
         read.get(kind, lambda: report.read_arrays(results))()
 
 
@@ -119,8 +119,8 @@ def test_curves_and_arrays_are_read_by_method(results):
 
 
 def test_reported_runs_are_the_main_variant_of_the_method_of_the_stage(runs):
-    control = rows("02_cross_entropy").assign(stage="05_clce")  # a CE run made by CLCE's notebook is not CE's reported run
-    trial = rows("05_clce", "trial: lr 1")
+    control = rows("cross_entropy").assign(stage="clce")  # a CE run made by CLCE's notebook is not CE's reported run
+    trial = rows("clce", "trial: lr 1")
     assert len(report.reported(pd.concat([runs, control, trial]))) == len(runs)
 
 
@@ -146,8 +146,8 @@ def test_results_table_has_means_and_differences_paired_by_seed(runs):
 
 
 def test_variants_are_compared_with_their_methods_reported_runs(runs):
-    extra = [rows("04_schane", "no hard negatives", shots=[20], seeds=2, gain=-1), rows("04_schane", "trial: lr 1", seeds=1)]
-    extra += [rows("04_schane", "features: beta 0.5", shots=["all"])]
+    extra = [rows("schane", "no hard negatives", shots=[20], seeds=2, gain=-1), rows("schane", "trial: lr 1", seeds=1)]
+    extra += [rows("schane", "features: beta 0.5", shots=["all"])]
     table = report.variants_table(pd.concat([runs, *extra], ignore_index=True)).set_index("variant")
     assert list(table.index) == ["no hard negatives", "features: beta 0.5"]
     assert table.loc["no hard negatives", "n"] == 2

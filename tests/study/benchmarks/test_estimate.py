@@ -36,9 +36,9 @@ def part(**changes):
     """One notebook of two seeds and three epochs on 1,000 images, of which 100 are held back."""
     own = {
         "encoder": "test_vit", "image_size": 32, "batch_size": 50, "shots": ["full"], "seeds": [2], "epochs": [3],
-        "tuning_seeds": [1000], "learning_rates": [0.1], "temperatures": [0.1], "recipe": {},
+        "tuning_seeds": [1000], "learning_rate": [0.1], "temperature": [0.1], "recipe": {},
     }  # fmt: skip
-    stages = {"01_data": {"validation_size": 100}, "03_supcon": own | changes}
+    stages = {"data": {"validation_size": 100}, "supcon": own | changes}
     return profiles.Part("toy", "toys", 1000, stages)
 
 
@@ -55,14 +55,14 @@ def test_hours_and_memory_are_counts_times_costs():
 
 
 def test_trials_variants_and_teachers_count():
-    assert estimate.passes("03_supcon", part().stages) == (6, 0)
-    assert estimate.passes("03_supcon", part(temperatures=[0.1, 0.2], tuning_seeds=[7, 8]).stages) == (6 + 4 * 3, 0)
-    assert estimate.passes("03_supcon", part(shots=[20]).stages) == (0, 0)
-    own = part(label_smoothings=[0.0, 0.1], variant_seeds=1, hardnesses=[1.0]).stages["03_supcon"]
-    stages = {"02_cross_entropy": own, "04_schane": own, "06_genscl": own}
-    assert estimate.passes("02_cross_entropy", stages) == (3 * (2 + 2 + 1 + 1), 0)  # reported, trials, smoothing alone, a teacher
-    assert estimate.passes("04_schane", stages) == (3 * (2 + 4), 0)
-    assert estimate.passes("06_genscl", stages) == (3 * (2 + 6), 3 * (2 + 1))  # of the variants one has a teacher
+    assert estimate.passes("supcon", part().stages) == (6, 0)
+    assert estimate.passes("supcon", part(temperature=[0.1, 0.2], tuning_seeds=[7, 8]).stages) == (6 + 4 * 3, 0)
+    assert estimate.passes("supcon", part(shots=[20]).stages) == (0, 0)
+    own = part(label_smoothing=[0.0, 0.1], variant_seeds=1, hardness=[1.0]).stages["supcon"]
+    stages = {"cross_entropy": own, "schane": own, "genscl": own}
+    assert estimate.passes("cross_entropy", stages) == (3 * (2 + 2 + 1 + 1), 0)  # reported, trials, smoothing alone, a teacher
+    assert estimate.passes("schane", stages) == (3 * (2 + 4), 0)
+    assert estimate.passes("genscl", stages) == (3 * (2 + 6), 3 * (2 + 1))  # of the variants one has a teacher
 
 
 def test_the_stored_estimates_are_those_of_the_profile():

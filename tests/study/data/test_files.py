@@ -17,7 +17,7 @@ from scipy.io import savemat
 from small import cross_entropy, train_with
 from torch import nn
 
-from study import data, pipeline, runs
+from study import data, notebooks, runs
 from study.data import files as datasets
 from study.data import pictures as images
 from study.data.pictures import ImageFiles
@@ -575,13 +575,14 @@ def test_readme_s_example_prepares_a_folder_of_pictures(colours, tmp_path):
     given = {name: yaml.safe_load(value) for name, value in re.findall(r"-p (\w+) (\S+)", command)}
     assert given["dataset"].startswith("folder:")
     given |= {"dataset": f"folder:{colours}", "results": str(tmp_path), "encoder": "test_resnet.r160_in1k", "weights": "none"}
-    scope = pipeline.notebook_defaults("01_data") | given
+    scope = notebooks.defaults("data") | given
     for cell in nbformat.read(ROOT / "notebooks" / "01_data.ipynb", as_version=4).cells:
         if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
             exec(cell.source, scope)
     plt.close("all")
-    assert {path.name for path in (tmp_path / "shared").iterdir()} == {"splits.npz", "features_train.npy", "features_test.npy"}
-    assert len(list((tmp_path / "figures").glob("01_*.png"))) == 4
+    arrays = {path.name for path in (tmp_path / "arrays" / "data").iterdir()}
+    assert arrays == {"splits.npz", "features_train.npy", "features_test.npy"}
+    assert len(list((tmp_path / "data" / "figures").glob("*.png"))) == 4
 
 
 def test_readme_lists_every_data_set_with_its_size_and_where_it_is_from():

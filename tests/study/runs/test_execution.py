@@ -229,7 +229,7 @@ def test_a_trial_is_refused_test_images_to_its_end(setup, openings):
 
 @pytest.mark.parametrize("run, file", [(FEW, "splits.npz"), (FEATURES, "features_train.npy")], ids=["few shot", "features"])
 def test_a_missing_file_says_which_notebook_writes_it(setup, tmp_path, run, file):
-    with pytest.raises(FileNotFoundError, match=f"{file} is missing. 01_data writes it"):
+    with pytest.raises(FileNotFoundError, match=f"{file} is missing. The notebook data writes it"):
         execute(run, replace(setup, shared=str(tmp_path)))
 
 

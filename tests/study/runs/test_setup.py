@@ -62,7 +62,7 @@ def test_loading_leaves_the_random_numbers_alone(setup, tmp_path):
 
 
 def test_a_missing_model_names_the_notebook_that_writes_it(setup, tmp_path):
-    with pytest.raises(FileNotFoundError, match="02_cross_entropy"):
+    with pytest.raises(FileNotFoundError, match="The notebook cross_entropy writes it"):
         load_model(setup, str(tmp_path / "none.pt"))
 
 

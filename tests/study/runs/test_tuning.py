@@ -155,7 +155,7 @@ def test_an_unknown_setting_is_refused_by_name(results):
 
 
 def test_a_missing_table_says_which_notebook_writes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="runs.csv is missing. clce writes it"):
+    with pytest.raises(FileNotFoundError, match="runs.csv is missing. The notebook clce writes it"):
         as_reported(tmp_path, "CLCE")
 
 
