@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from study.registry import METHODS
+from study.methods import METHODS
 
 COLUMN = 3.4  # inches, the width of a column of the paper
 GREY = "#999999"

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from study.registry import METHODS
+from study.methods import METHODS
 
 GAIN = {"CE": 0, "SupCon": -1, "SCHaNe": 2, "CLCE": 1, "GenSCL": 0.5}
 METRICS = ["accuracy", "within_class_cosine", "between_class_cosine", "isotropy", "simplex_distance"]

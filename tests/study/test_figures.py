@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from study import figures
-from study.registry import METHODS
+from study.methods import METHODS
 
 
 @pytest.fixture(autouse=True)

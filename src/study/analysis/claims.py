@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from study.analysis.ledger import Claim, Runs
-from study.registry import METHODS
+from study.methods import METHODS
 
 # Effects: each is, or returns, a function (Tables, metric) -> Series, one effect per pair
 

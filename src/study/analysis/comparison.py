@@ -8,9 +8,9 @@ import pandas as pd
 from joblib import Parallel, delayed, parallel_config
 from sklearn.manifold import TSNE
 
+from study.methods import METHODS
 from study.paths import existing
 from study.probes.evaluation import unit_rows
-from study.registry import METHODS
 from study.tables import BY, interval, paired_differences, summarise, with_settings
 
 PROTOCOL = ["encoder", "weights", "image_size", "batch_size", "weight_decay", "epochs", "evaluate_on"]  # the same for all

@@ -11,7 +11,7 @@ from matplotlib.transforms import blended_transform_factory
 from study.analysis.comparison import label_point
 from study.analysis.ledger import CONTRADICTED, INCONCLUSIVE, REFUTED, SUPPORTED, VERIFIED
 from study.figures import COLUMN, GREY, dot
-from study.registry import METHODS
+from study.methods import METHODS
 from study.tables import in_digits
 
 MARKERS = ["o", "D", "s", "^"]  # one per number of shots

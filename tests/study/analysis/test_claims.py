@@ -33,8 +33,8 @@ from study.analysis.ledger import (
     tally,
     verdict,
 )
+from study.methods import METHODS
 from study.paths import ROOT
-from study.registry import METHODS
 from study.tables import interval, with_settings
 
 SEEDS = range(5)
@@ -400,9 +400,7 @@ def figures_of(notebook):
     """Names of the figures that a notebook saves."""
     (path,) = (ROOT / "notebooks").glob(f"*_{notebook}.ipynb")
     cells = json.loads(path.read_text())["cells"]
-    return re.findall(
-        r'figures.save\(fig, out / "figures", "(?:\d\d_)?(\w+)"\)', "".join("".join(cell["source"]) for cell in cells)
-    )
+    return re.findall(r'figures.save\(fig, out / "figures", "(\w+)"\)', "".join("".join(cell["source"]) for cell in cells))
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
