@@ -54,7 +54,7 @@ def test_runs_on_another_dataset_beside_these_are_left_out(results):
 def test_a_missing_file_names_the_notebook_to_run(results, name):
     (results / "schane" / name).unlink()
     read = {"runs.csv": lambda: comparison.read_runs(results, "digits"), "curves.csv": lambda: comparison.read_curves(results)}
-    with pytest.raises(FileNotFoundError, match=rf"schane/{name} is missing. schane writes it: run that notebook"):
+    with pytest.raises(FileNotFoundError, match=rf"schane/{name} is missing. The notebook schane writes it: run it first"):
         read.get(name, lambda: comparison.read_arrays(results))()
 
 
