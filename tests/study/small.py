@@ -1,13 +1,17 @@
 """A training run small enough to be repeated many times, in float64 and without batch norm: what does not depend on how it is
 computed can be compared to the last digits."""
 
+from dataclasses import fields
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from study.methods import METHODS
 from study.training.loop import train
 from study.training.model import Model
-from supcl.losses import clce_loss, genscl_loss, schane_loss, supcon_loss
+from study.training.optimisation import Optimisation
+from supcl.losses import schane_loss
 
 CLASSES = 4
 
@@ -16,29 +20,25 @@ def cross_entropy(outputs, batch):
     return F.cross_entropy(outputs.logits, batch.labels)
 
 
-def supcon(outputs, batch):
-    z, labels = outputs.projection, batch.labels
-    return supcon_loss(z, labels, temperature=0.2, **batch.contrasts(z, labels))
-
-
 def schane(outputs, batch):
+    """The contrastive loss alone."""
     z, labels = outputs.projection, batch.labels
     return schane_loss(z, labels, temperature=0.4, hardness=1.5, **batch.contrasts(z, labels))
 
 
-def clce(outputs, batch):
-    z, labels = outputs.embedding, batch.labels
-    return clce_loss(outputs.logits, z, labels, weight=0.7, positives="sum", **batch.contrasts(z, labels))
+def soft_labels(batch):
+    """A teacher."""
+    return (3 * batch.inputs[:, :CLASSES]).softmax(1)
 
 
-def genscl(outputs, batch):
-    """With two kinds of labels, as with a teacher."""
-    z, soft = outputs.projection, (3 * batch.inputs[:, :CLASSES]).softmax(1)
-    kinds = (batch.label_distributions, soft)
-    return sum(genscl_loss(z, q, temperature=0.3, **batch.contrasts(z, q)) for q in kinds)
+def objective_of(name):
+    """A method's, with a teacher if it needs one."""
+    method = METHODS[name]
+    return method.fields(**({"teacher": soft_labels} if method.needs_teacher else {}))["objective"]
 
 
-OBJECTIVES = {"CE": cross_entropy, "SupCon": supcon, "SCHaNe": schane, "CLCE": clce, "GenSCL": genscl}
+OBJECTIVES = {name: objective_of(name) for name in METHODS}
+supcon, clce, genscl = (OBJECTIVES[name] for name in ("SupCon", "CLCE", "GenSCL"))
 
 
 def data(n=24):
@@ -61,13 +61,21 @@ def mixed(x, labels):
     return x, share * F.one_hot(labels, CLASSES) + (1 - share) * F.one_hot((labels + 1) % CLASSES, CLASSES)
 
 
-def train_small(objective, dropout=0.0, points=None, **changes):
-    """(model, losses) after a short run on points (x, labels)."""
+def train_with(model, objective, images, labels, **settings):
+    """train, with the fields of its Optimisation among the settings."""
+    own = {part.name: settings.pop(part.name) for part in fields(Optimisation) if part.name in settings}
+    return train(model, objective, images, labels, Optimisation(**own), **settings)
+
+
+def train_small(objective, dropout=0.0, points=None, records=None, **changes):
+    """(model, losses) after a short run on points (x, labels); records takes what on_epoch returned."""
     model = new_model(dropout)
     x, labels = points or data()
-    how = {"view": same, "views": 2, "epochs": 2, "batch_size": 12, "learning_rate": 0.3, "weight_decay": 0.01, "seed": 0}
-    losses, _ = train(model, objective, x, labels, **(how | {"optimizer": "sgd"} | changes))
-    return model, losses
+    settings = {"view": same, "views": 2, "epochs": 2, "batch_size": 12, "learning_rate": 0.3, "weight_decay": 0.01, "seed": 0}
+    history = train_with(model, objective, x, labels, **(settings | {"optimizer": "sgd"} | changes))
+    if records is not None:
+        records[:] = history.records
+    return model, history.losses
 
 
 def weights(model):

@@ -1,37 +1,9 @@
-"""What notebooks share: how they are run, teachers from a file, sentences from differences, plain lines."""
+"""What notebooks share: how they are run, sentences from differences, plain lines."""
 
 import nbformat
 import pandas as pd
-import pytest
-import torch
 
 from study import figures, notebooks, tables
-from study.runs import Setup, load_model, new_model
-
-SETUP = Setup("shared", "digits", "tf_efficientnet_lite0", "none", image_size=32, batch_size=4, weight_decay=0.0)
-
-
-def test_a_loaded_model_is_the_saved_one_in_eval_mode(tmp_path):
-    model = new_model(SETUP).eval()
-    torch.save(model.state_dict(), tmp_path / "model.pt")
-    images = torch.rand(2, 1, 32, 32)
-    loaded = load_model(SETUP, str(tmp_path / "model.pt"))
-    assert not loaded.training
-    assert torch.equal(loaded(images).logits, model(images).logits)
-
-
-def test_loading_leaves_the_random_numbers_alone(tmp_path):
-    torch.save(new_model(SETUP).state_dict(), tmp_path / "model.pt")
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    load_model(SETUP, str(tmp_path / "model.pt"))
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_a_missing_model_names_the_notebook_that_writes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="cross_entropy"):
-        load_model(SETUP, str(tmp_path / "none.pt"))
 
 
 def test_differences_are_counted_by_their_intervals():

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from study.paths import DATA
+from study.paths import data_folder
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 
@@ -56,7 +56,7 @@ def located(name):
     name, _, place = name.partition(":")
     if name in _FOLDERS and not place:
         raise ValueError(f"dataset is {name!r}; expected the folder behind a colon, {name}:/home/me/pictures.")
-    return name, Path(place).expanduser() if place else DATA
+    return name, Path(place).expanduser() if place else data_folder()
 
 
 def class_split(name):
@@ -164,14 +164,14 @@ def _inaturalist_2017(root):
 
     def part(content):
         files = {image["id"]: folder / image["file_name"] for image in content["images"]}
-        return _columns((files[told["image_id"]], number[told["category_id"]]) for told in content["annotations"])
+        return _columns((files[note["image_id"]], number[note["category_id"]]) for note in content["annotations"])
 
     return Parts(part(train), part(test), [category["name"] for category in categories])
 
 
 def _few_shot(name, root):
     """All classes, base, validation and novel; every fourth picture of each is a test image. Papers train on all pictures of the
-    base classes; here some of them are kept to test on."""
+    base classes; here some of them are for testing."""
     return _every_fourth({k: v for part in _by_part(root / name).values() for k, v in part.items()})
 
 
@@ -202,12 +202,12 @@ def _folder(root):
 
 def _pictures(folder):
     """{class: paths}, both sorted. Names with a dot in front are not pictures: some systems leave such files beside them."""
-    found = {}
+    pictures = {}
     for path in sorted(folder.rglob("*")):
         name, *below = path.relative_to(folder).parts
         if below and path.suffix.lower() in PICTURES and not any(part.startswith(".") for part in (name, *below)):
-            found.setdefault(name, []).append(path)
-    return found
+            pictures.setdefault(name, []).append(path)
+    return pictures
 
 
 def _every_fourth(pictures):

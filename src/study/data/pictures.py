@@ -70,9 +70,9 @@ def batches(images, labels, order, view, views, seed, device, workers):
             yield map(view.after_crop, crops.to(device).unbind(1)), labels[chosen].to(device)
     else:
         for _, chosen in order:
-            found = images[chosen]
-            found = found.to(device) if torch.is_tensor(found) else found
-            yield map(view, [found] * views), labels[chosen].to(device)
+            batch = images[chosen]
+            batch = batch.to(device) if torch.is_tensor(batch) else batch
+            yield map(view, [batch] * views), labels[chosen].to(device)
 
 
 def _cropped(files, order, crop, views, seed, workers):

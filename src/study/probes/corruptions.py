@@ -31,9 +31,9 @@ def corrupt(images, kind, severity, seed):
         raise ValueError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}.")
     if severity not in SEVERITIES:
         raise ValueError(f"severity is {severity!r}; expected a whole number from 1 to 5.")
-    if (found := getattr(images, "dtype", type(images).__name__)) != torch.uint8:
-        how = "for images in [0, 1], (255 * images).byte(); for ImageFiles, data.pixels(images, size)"
-        raise TypeError(f"images are {found}; expected uint8 from 0 to 255: {how}.")
+    if (dtype := getattr(images, "dtype", type(images).__name__)) != torch.uint8:
+        conversion = "for images in [0, 1], (255 * images).byte(); for ImageFiles, data.pixels(images, size)"
+        raise TypeError(f"images are {dtype}; expected uint8 from 0 to 255: {conversion}.")
     distort, levels = KINDS[kind]
     distorted = distort(images / 255, levels[severity - 1], torch.Generator().manual_seed(seed))
     return (255 * distorted).round().clamp(0, 255).to(torch.uint8)
@@ -52,13 +52,13 @@ def measure(classify, images, labels):
         p = classify(seen)
         return 100 - evaluation.accuracy(p.argmax(1), labels), evaluation.expected_calibration_error(p, labels)
 
-    found = np.array([[error_and_ece(corrupt(images, kind, s, seed=0)) for s in SEVERITIES] for kind in KINDS])
+    errors = np.array([[error_and_ece(corrupt(images, kind, s, seed=0)) for s in SEVERITIES] for kind in KINDS])
     error, ece = error_and_ece(images)
-    metrics = {"mce": found[..., 0].mean(), "relative_mce": found[..., 0].mean() - error, "ece": found[..., 1].mean()}
+    metrics = {"mce": errors[..., 0].mean(), "relative_mce": errors[..., 0].mean() - error, "ece": errors[..., 1].mean()}
     metrics |= {"error clean": error, "ece clean": ece}
     for j, s in enumerate(SEVERITIES):
-        metrics |= {f"error severity {s}": found[:, j, 0].mean(), f"ece severity {s}": found[:, j, 1].mean()}
-        metrics |= {f"error: {kind} {s}": found[i, j, 0] for i, kind in enumerate(KINDS)}
+        metrics |= {f"error severity {s}": errors[:, j, 0].mean(), f"ece severity {s}": errors[:, j, 1].mean()}
+        metrics |= {f"error: {kind} {s}": errors[i, j, 0] for i, kind in enumerate(KINDS)}
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -83,9 +83,9 @@ def brightness(x, added, generator):
     return x + added
 
 
-def contrast(x, kept, generator):
-    """Differences to the image's own mean grey, times `kept`."""
-    return transforms.adjust_contrast(x, kept)
+def contrast(x, factor, generator):
+    """Differences to the image's own mean grey, times `factor`."""
+    return transforms.adjust_contrast(x, factor)
 
 
 def elastic(x, pixels, generator):

@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from study.data import files as datasets
-from study.data import sets as data
+from study import data
+from study.data import files
 from study.probes import evaluation
 from study.tables import interval
 
@@ -50,8 +50,8 @@ def episode_accuracies(embeddings, labels, ways, shots, queries, episodes, seed)
 
 
 def on_novel_classes(trained, inputs, labels, *, ways, shots, queries, episodes, images_per_class, novel=None):
-    """For Run.also: episodes on test images of the classes `novel`, at most images_per_class of each; None: of all classes that
-    the run was not told of.
+    """For Run.extra_metrics: episodes on test images of the classes `novel`, at most images_per_class of each; None: of all
+    classes that the run was not trained on.
 
     Metrics "<n>-shot", the mean accuracy in percent, and "<n>-shot half width" of its 95 % interval over episodes, for each n of
     `shots`. The episodes depend on the run's seed and its classes alone, so they are the same for every method.
@@ -69,8 +69,8 @@ def on_novel_classes(trained, inputs, labels, *, ways, shots, queries, episodes,
 
 
 def on_other_data(trained, inputs, labels, *, targets, most):
-    """For Run.also: accuracy in percent of a linear probe on other data sets, fitted to at most `most` of their training images
-    and tested on at most as many of their test images. targets: {metric: name of the dataset}."""
+    """For Run.extra_metrics: accuracy in percent of a linear probe on other data sets, fitted to at most `most` of their training
+    images and tested on at most as many of their test images. targets: {metric: name of the dataset}."""
     metrics = {}
     for metric, name in targets.items():
         target = data.load(name)
@@ -100,7 +100,7 @@ def class_split(name):
     own data set: "mini-imagenet" (64, 16 and 20) and "tiered-imagenet" (351, 97 and 160), as the files on disk divide them.
     """
     if name.startswith(("mini-imagenet", "tiered-imagenet")):
-        return datasets.class_split(name)
+        return files.class_split(name)
     if name == "cifar-fs":
         held_back = {part: classes.split() for part, classes in _CIFAR_FS.items()}
     elif name == "fc100":

@@ -41,9 +41,9 @@ class Checkpoint:
         if state is None:
             return None
         for name, value in self.settings.items():
-            if (found := state["settings"].get(name)) != value:
+            if (saved := state["settings"].get(name)) != value:
                 raise ValueError(
-                    f"{self.path} is of a run with {name} {found}, this one has {value}. Delete the file to begin anew, or "
+                    f"{self.path} is of a run with {name} {saved}, this one has {value}. Delete the file to begin anew, or "
                     "name another."
                 )
         for name, part in self.parts.items():
@@ -57,7 +57,7 @@ class Checkpoint:
         state = [None]
         if self.path and self.place.rank == 0 and self.path.exists():
             state = [torch.load(self.path, map_location="cpu", weights_only=True)]
-        if self.path and self.place.processes > 1:
+        if self.path and self.place.world_size > 1:
             dist.broadcast_object_list(state)
         return state[0]
 
@@ -70,7 +70,7 @@ def _generator(kind):
 
 
 def _of_all_processes(x, place):
-    everyone = [x] * place.processes
-    if place.processes > 1:
+    everyone = [x] * place.world_size
+    if place.world_size > 1:
         dist.all_gather_object(everyone, x)
     return everyone

@@ -37,8 +37,8 @@ class Compute:
 
     device       "cpu", "cuda", "mps" or "auto", the best of these that is here.
     precision    of the encoder's passes: "float32", "bf16", or "fp16" with its loss scaled. Weights and heads stay float32.
-    processes    so many share every batch, each with its own GPU or its share of the cores. torchrun and `accelerate launch`
-                 say themselves how many.
+    world_size   so many processes share every batch, each with its own GPU or its share of the cores. torchrun and `accelerate
+                 launch` say themselves how many.
     compiled     whether torch.compile is applied to the encoder for training.
     chunk        at most so many images go through the encoder at a time, so that a batch may be larger than memory; the
                  gradient is that of the whole batch (Gao et al., 2021, GradCache). Batch norm takes its statistics over a
@@ -51,7 +51,7 @@ class Compute:
 
     device: str = "cpu"
     precision: str = "float32"
-    processes: int = 1
+    world_size: int = 1
     compiled: bool = False
     chunk: int | None = None
     workers: int = 1
@@ -61,27 +61,27 @@ class Compute:
         for name, allowed in (("device", DEVICES), ("precision", tuple(PRECISIONS)), ("compiled", (False, True))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {allowed}.")
-        for name, least, also in (("processes", 1, ""), ("chunk", 1, " or None"), ("workers", 0, "")):
+        for name, least, otherwise in (("world_size", 1, ""), ("chunk", 1, " or None"), ("workers", 0, "")):
             value = getattr(self, name)
-            if not (type(value) is int and value >= least or also and value is None):
-                raise ValueError(f"{name} is {value!r}; expected a whole number >= {least}{also}.")
+            if not (type(value) is int and value >= least or otherwise and value is None):
+                raise ValueError(f"{name} is {value!r}; expected a whole number >= {least}{otherwise}.")
 
-    def found_device(self):
-        """The torch.device that `device` names. Raises ValueError if it is not here, or too small for `processes`."""
+    def torch_device(self):
+        """The torch.device that `device` names. Raises ValueError if it is not here, or too small for `world_size`."""
         if self.device == "cpu":
             return torch.device("cpu")
         here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         if self.device not in ("auto", here.type):
             raise ValueError(f'device is "{self.device}"; this machine has "{here.type}". "auto" takes what there is.')
-        if here.type != "cpu" and self.processes > torch.accelerator.device_count():
+        if here.type != "cpu" and self.world_size > torch.accelerator.device_count():
             room = torch.accelerator.device_count()
-            raise ValueError(f"processes is {self.processes} but there are {room} GPUs; expected at most one process for each.")
+            raise ValueError(f"world_size is {self.world_size} but there are {room} GPUs; expected at most one process for each.")
         return here
 
     @property
     def runs_share_cores(self):
         """Whether runs go side by side, each on one core: on the CPU with one process."""
-        return self.processes == 1 and not _started_together() and self.found_device().type == "cpu"
+        return self.world_size == 1 and not _started_together() and self.torch_device().type == "cpu"
 
 
 LAPTOP = Compute()
@@ -91,13 +91,13 @@ class Place(NamedTuple):
     """Of a process among those that train one model."""
 
     rank: int  # from 0, the main process
-    processes: int
+    world_size: int
     device: torch.device
 
 
 def place(compute):
     """The Place of this process, which joins the others if it was started with some."""
-    device = compute.found_device()
+    device = compute.torch_device()
     if not _started_together():
         return Place(0, 1, device)
     from accelerate import PartialState  # here, not above: it takes a second to load
@@ -108,40 +108,40 @@ def place(compute):
 
 
 def launch(function, *arguments, compute):
-    """function(*arguments) in each of compute.processes new processes; returns what it returned in the main one.
+    """function(*arguments) in each of compute.world_size new processes; returns what it returned in the main one.
 
     With one process, or where torchrun or `accelerate launch` has started this one, it is called right here. All travel by
     cloudpickle, so functions defined in a notebook do. accelerate's launcher forks, which hangs where threads have been at work
     and fails where a GPU has: so it runs in a fresh process. Raises RuntimeError, with the trace, where a process fails.
     """
-    if compute.processes == 1 or _started_together():
+    if compute.world_size == 1 or _started_together():
         return function(*arguments)
-    device = compute.found_device().type  # asked here, as the question alone may make a process unfit to fork
+    device = compute.torch_device().type  # asked here, as the question alone may make a process unfit to fork
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result"
         executor = ProcessPoolExecutor(1)
         try:
-            task = partial(_run_and_keep, function, arguments, result, compute)
-            executor.submit(_fork, task, compute.processes, device).result()
+            task = partial(_run_and_save, function, arguments, result, compute)
+            executor.submit(_fork, task, compute.world_size, device).result()
         finally:
             executor.shutdown(kill_workers=True)  # also after Ctrl-C
         return cloudpickle.loads(result.read_bytes())
 
 
-def _fork(task, processes, device):
+def _fork(task, world_size, device):
     from accelerate import debug_launcher, notebook_launcher
 
     try:
         if device == "cpu":
-            debug_launcher(task, num_processes=processes)
+            debug_launcher(task, num_processes=world_size)
         else:
-            notebook_launcher(task, num_processes=processes, use_port=str(_free_port()))
+            notebook_launcher(task, num_processes=world_size, use_port=str(_free_port()))
     except Exception as error:  # of a kind that does not pickle
-        raise RuntimeError(f"one of {processes} processes failed: {error}") from None
+        raise RuntimeError(f"one of {world_size} processes failed: {error}") from None
 
 
-def _run_and_keep(function, arguments, result, compute):
-    threads = max(joblib.cpu_count() // compute.processes, 1)
+def _run_and_save(function, arguments, result, compute):
+    threads = max(joblib.cpu_count() // compute.world_size, 1)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # accelerate would choose, and warn that it does
     torch.set_num_threads(threads)
     rank = place(compute).rank
@@ -177,12 +177,12 @@ def _in_chunks(encoder, inputs, chunk):
 def training_module(model, compute, place):
     """A module (inputs, loss_of) -> loss_of(the model's outputs), whose backward leaves the gradient of the mean over processes
     in the model. With several GPUs, batch norm in the model takes its statistics over all of them from now on."""
-    if place.processes > 1 and place.device.type == "cuda":
+    if place.world_size > 1 and place.device.type == "cuda":
         from timm.layers import convert_sync_batchnorm  # torch's own would drop the activations in timm's batch norms
 
         convert_sync_batchnorm(model)
     module = _Loss(model, compute)
-    if place.processes == 1:
+    if place.world_size == 1:
         return module
     # SmallMapConv2d's gradients, whose strides differ in axes of length 1, which is nothing
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")

@@ -103,7 +103,7 @@ class ImageEncoder(nn.Module):
         backbone = _load(shape.name, weights, dict(shape.options))
         if shape.stem != "timm":
             _change_stem(backbone, shape)
-        self.backbone = _for_small_maps(backbone).to(memory_format=torch.channels_last)
+        self.backbone = for_small_maps(backbone).to(memory_format=torch.channels_last)
         self.dim = self.backbone.num_features
         config = timm.data.resolve_model_data_config(self.backbone)
         self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None])
@@ -114,23 +114,32 @@ class ImageEncoder(nn.Module):
         return self.backbone(images.contiguous(memory_format=torch.channels_last))
 
 
-class SmallMapConv2d(nn.Conv2d):
+class SmallMapConv2d(nn.Module):
     """A convolution that keeps its map's size, faster on maps of a few pixels, which is what images of 32 pixels become: a 1x1
     kernel is a matrix product over channels, and of a larger kernel only the taps that reach the map are used (of 5x5 on a 1x1
-    map, one). The result is that of nn.Conv2d."""
+    map, one). Parameters and result are those of `conv`, an nn.Conv2d."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.weight, self.groups, self.reach = conv.weight, conv.groups, conv.kernel_size[0] // 2
+        self.register_parameter("bias", conv.bias)
 
     def forward(self, x):
-        reach = self.kernel_size[0] // 2
-        if reach == 0 and self.groups == 1:
+        if self.reach == 0 and self.groups == 1:
             return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-        used = min(reach, max(x.shape[-2:]) - 1)
-        taps = slice(reach - used, reach + used + 1)
+        used = min(self.reach, max(x.shape[-2:]) - 1)
+        taps = slice(self.reach - used, self.reach + used + 1)
         return F.conv2d(x, self.weight[..., taps, taps], self.bias, padding=used, groups=self.groups)
 
 
-class SmallMapConv2dSame(nn.Conv2d):
+class SmallMapConv2dSame(nn.Module):
     """timm's Conv2dSame, which pads as TensorFlow does, faster where the map is no larger than the stride: one pixel comes out,
-    and only the taps that reach the map are used."""
+    and only the taps that reach the map are used. Parameters and result are those of `conv`, a Conv2dSame."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.weight, self.groups, self.stride, self.kernel_size = conv.weight, conv.groups, conv.stride, conv.kernel_size
+        self.register_parameter("bias", conv.bias)
 
     def forward(self, x):
         height, width = x.shape[-2:]
@@ -142,17 +151,24 @@ class SmallMapConv2dSame(nn.Conv2d):
         return F.conv2d(x, self.weight[..., top : top + height, left : left + width], self.bias, groups=self.groups)
 
 
-def _for_small_maps(model):
+def for_small_maps(module):
+    """The module with each convolution in it, or the module itself if it is one, replaced by its form for small maps, where it
+    has such a form. Parameters are shared, so names in a state dict stay as they are."""
     from timm.layers import Conv2dSame  # here, not above: see ImageEncoder
 
-    for conv in model.modules():
-        if type(conv) is Conv2dSame and conv.dilation == (1, 1):
-            conv.__class__ = SmallMapConv2dSame  # same parameters; only forward differs
-        size = conv.kernel_size[0] if type(conv) is nn.Conv2d else 0
-        kept = size % 2 and conv.kernel_size == (size, size) and conv.padding == (size // 2, size // 2)
-        if kept and conv.stride == conv.dilation == (1, 1) and conv.padding_mode == "zeros":
-            conv.__class__ = SmallMapConv2d
-    return model
+    if type(module) is Conv2dSame and module.dilation == (1, 1):
+        return SmallMapConv2dSame(module)
+    if type(module) is nn.Conv2d and _keeps_size(module):
+        return SmallMapConv2d(module)
+    for name, child in module.named_children():
+        setattr(module, name, for_small_maps(child))
+    return module
+
+
+def _keeps_size(conv):
+    size = conv.kernel_size[0]
+    centred = size % 2 == 1 and conv.kernel_size == (size, size) and conv.padding == (size // 2, size // 2)
+    return centred and conv.stride == conv.dilation == (1, 1) and conv.padding_mode == "zeros"
 
 
 def feature_encoder(dim, hidden):

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -13,20 +14,18 @@ import torch.nn.functional as F
 import yaml
 from PIL import Image
 from scipy.io import savemat
-from small import cross_entropy
+from small import cross_entropy, train_with
 from torch import nn
 
-from study import notebooks
-from study import runs as experiment
+from study import data, notebooks, runs
 from study.data import files as datasets
 from study.data import pictures as images
-from study.data import sets as data
 from study.data.pictures import ImageFiles
 from study.paths import ROOT
 from study.probes import episodes, evaluation
-from study.runs import Run, Setup
+from study.runs import Run, Setup, trained_on
+from study.runs.shared import images_of
 from study.training.compute import LAPTOP, Compute
-from study.training.loop import train
 from study.training.model import Model
 
 SHADES = {}  # path of a written picture -> its grey, by which it is known again
@@ -43,7 +42,7 @@ def picture(path, size=(12, 8)):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     SHADES.clear()
-    monkeypatch.setattr(datasets, "DATA", tmp_path)
+    monkeypatch.setenv("SUPCL_DATA", str(tmp_path))
     return tmp_path
 
 
@@ -211,7 +210,7 @@ def test_a_benchmark_is_read_with_its_published_split(root, monkeypatch, name):
 @pytest.mark.parametrize("name", FROM_FILES)
 def test_a_benchmark_may_be_in_another_folder(root, monkeypatch, name):
     FROM_FILES[name](root, monkeypatch)
-    monkeypatch.setattr(datasets, "DATA", root / "elsewhere")
+    monkeypatch.setenv("SUPCL_DATA", str(root / "elsewhere"))
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         data.load(name)
     assert len(data.load(f"{name}:{root}").train_images) > 1
@@ -381,9 +380,9 @@ def stream(files, workers=2, seed=0, view=None, order=None):
     """Every view of every step, (steps, views, B, 3, 16, 16)."""
     view, labels = view or data.Augment(16, flips=False, smallest=0.2), torch.arange(len(files))
     order = order or [(step, torch.arange(6 * step, 6 * step + 6)) for step in range(4)]
-    made = images.batches(files, labels, order, view, views=2, seed=seed, device="cpu", workers=workers)
-    found = [(torch.stack(list(views)), told) for views, told in made]
-    assert [told.tolist() for _, told in found] == [chosen.tolist() for _, chosen in order]
+    steps = images.batches(files, labels, order, view, views=2, seed=seed, device="cpu", workers=workers)
+    found = [(torch.stack(list(views)), batch_labels) for views, batch_labels in steps]
+    assert [batch_labels.tolist() for _, batch_labels in found] == [chosen.tolist() for _, chosen in order]
     return torch.stack([views for views, _ in found])
 
 
@@ -427,8 +426,10 @@ def test_a_view_without_a_crop_for_files_gets_the_files(striped):
         seen.append(files)
         return data.plain(files, 4)
 
-    made = images.batches(striped, torch.arange(24), [(1, torch.tensor([5, 2]))], view, views=2, seed=0, device="cpu", workers=1)
-    ((views, labels),) = made
+    stream = images.batches(
+        striped, torch.arange(24), [(1, torch.tensor([5, 2]))], view, views=2, seed=0, device="cpu", workers=1
+    )
+    ((views, labels),) = stream
     assert torch.equal(*views) and labels.tolist() == [5, 2]
     assert seen[0] is seen[1] and np.array_equal(seen[0].paths, striped.paths[[5, 2]])
 
@@ -493,8 +494,8 @@ def trained(pictures, labels, epochs=6, compute=LAPTOP):
     torch.manual_seed(0)
     model = Model(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU()), 16, classes=3)
     how = {"view": data.Augment(8, flips=True), "views": 2, "epochs": epochs, "batch_size": 12, "learning_rate": 0.01}
-    losses, _ = train(model, cross_entropy, pictures, labels, **how, weight_decay=0.0, seed=3, compute=compute)
-    return model, losses
+    history = train_with(model, cross_entropy, pictures, labels, **how, weight_decay=0.0, seed=3, compute=compute)
+    return model, history.losses
 
 
 def test_training_from_files_learns_and_repeats_with_any_number_of_workers(colours):
@@ -527,44 +528,42 @@ def test_training_from_memory_is_what_it_was():
     assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
 
 
+FEW = Run(method="CE", variant="main", objective=cross_entropy, seed=0, learning_rate=0.003, epochs=1, **trained_on(4))
+
+
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory, colours):
     """What 01_data writes, of the folder of colours."""
     tmp_path = tmp_path_factory.mktemp("shared")
     dataset = f"folder:{colours}"
-    setup = Setup(str(tmp_path), dataset, "test_resnet.r160_in1k", "none", 16, batch_size=6, weight_decay=0.01)
+    setup = Setup(
+        shared=tmp_path, dataset=dataset, encoder="test_resnet.r160_in1k", weights="none", image_size=16, batch_size=6,
+        weight_decay=0.01,
+    )  # fmt: skip
     found = data.load(dataset)
     train_part, validation = data.split_validation(found.train_labels, 6, seed=0)
     draw = data.few_shot_draw(found.train_labels, train_part, 4, seed=0)
     np.savez(tmp_path / "splits.npz", train=train_part, validation=validation, draw_4_0=draw)
     for part, pictures in (("train", found.train_images), ("test", found.test.open("features")[0])):
-        np.save(tmp_path / f"features_{part}.npy", experiment.extract_features(pictures, setup, 16))
+        np.save(tmp_path / f"features_{part}.npy", runs.extract_features(pictures, setup, 16))
     return setup
 
 
 def test_runs_on_files_are_fine_tuned_and_measured_like_others(setup):
     features = [np.load(f"{setup.shared}/features_{part}.npy") for part in ("train", "test")]
     assert [len(f) for f in features] == [45, 15] and not np.array_equal(features[0][0], features[0][1])
-    runs = [Run("CE", "main", cross_entropy, shots, 0, 0.003, 1, keep=True, curve=True) for shots in (4, 0)]
-    for run, outcome in zip(runs, experiment.run_all(runs, setup), strict=True):
+    both = [replace(FEW, keep=True, curve=True), replace(FEW, trained_on="features", shots=None, keep=True, curve=True)]
+    for run, outcome in zip(both, runs.run_all(both, setup), strict=True):
         assert outcome.predictions.shape == (15,) and len(outcome.curve) == 1
-        assert experiment.execute(run, setup).metrics == outcome.metrics
+        assert runs.execute(run, setup).metrics == outcome.metrics
 
 
 def test_test_pictures_stay_sealed_while_a_model_is_trained_on_files(setup):
     def peek(outputs, batch):
-        experiment._images(setup.dataset).test.open("a look")
+        images_of(setup.dataset).test.open("a look")
 
     with pytest.raises(PermissionError, match=r"a look.*during training"):
-        experiment.execute(Run("CE", "main", peek, 4, 0, 0.003, 1), setup)
-
-
-def test_many_classes_keep_their_numbers_in_the_written_predictions(tmp_path):
-    run = Run("CE", "main", None, 4, 0, 0.003, 1)
-    outcome = experiment.Outcome(run, {"accuracy": 1.0}, 1.0, [], [], np.array([0, 300, 5088]), np.zeros((3, 2)))
-    setup = Setup("", "inaturalist-2017", "", "", 1, 1, 0.0)
-    experiment.write_results(tmp_path, setup, [outcome])
-    assert np.load(tmp_path / "predictions.npz")["predictions_4"].tolist() == [[0, 300, 5088]]
+        runs.execute(replace(FEW, objective=peek), setup)
 
 
 # README

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from study.data import sets as data
+from study import data
 from study.data.pictures import ImageFiles
 from study.probes import corruptions
 from study.probes.corruptions import KINDS, SEVERITIES, corrupt

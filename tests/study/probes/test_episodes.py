@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 from sklearn.linear_model import LogisticRegression
+from small import train_with
 
-from study.data import sets as data
+from study import data
 from study.probes import episodes, evaluation
-from study.training.loop import train
 from study.training.model import Model
 
 LABELS = np.repeat([2, 3, 5, 7, 11, 13, 17], 30)  # seven classes of 30
@@ -125,8 +125,8 @@ def test_accuracies_are_those_of_the_sampled_episodes():
 class Flat:
     """A trained run whose embedding is the image itself; it counts what it was asked for."""
 
-    def __init__(self, told, dataset="digits"):
-        self.setup, self.run, self.labels = SimpleNamespace(dataset=dataset), SimpleNamespace(seed=1), np.array(told)
+    def __init__(self, trained_on, dataset="digits"):
+        self.setup, self.run, self.labels = SimpleNamespace(dataset=dataset), SimpleNamespace(seed=1), np.array(trained_on)
         self.asked = []
 
     def outputs(self, images):
@@ -137,8 +137,8 @@ class Flat:
 on_novel = partial(episodes.on_novel_classes, ways=5, shots=[1, 5], queries=15, episodes=3, images_per_class=25)
 
 
-def test_episodes_are_on_test_images_of_the_classes_a_run_was_not_told_of():
-    trained = Flat(told=[0, 1, 4, 8, 8, 9])
+def test_episodes_are_on_test_images_of_the_classes_a_run_was_not_trained_on():
+    trained = Flat(trained_on=[0, 1, 4, 8, 8, 9])
     on_novel(trained, None, None)
     images, labels = data.load("digits").test.open("test")
     first = torch.cat([images[labels == c][:25] for c in (2, 3, 5, 6, 7)])
@@ -146,7 +146,7 @@ def test_episodes_are_on_test_images_of_the_classes_a_run_was_not_told_of():
 
 
 def test_novel_classes_are_scored_by_mean_and_half_width_over_episodes():
-    metrics = on_novel(Flat(told=[0, 1, 4, 8, 9]), None, None)
+    metrics = on_novel(Flat(trained_on=[0, 1, 4, 8, 9]), None, None)
     images, labels = data.load("digits").test.open("test")
     chosen = torch.cat([torch.where(labels == c)[0][:25] for c in (2, 3, 5, 6, 7)])
     pixels, y = images[chosen].flatten(1).float().numpy(), labels[chosen].numpy()
@@ -159,7 +159,7 @@ def test_novel_classes_are_scored_by_mean_and_half_width_over_episodes():
 
 
 def test_a_probe_on_other_data_is_fitted_to_training_images_and_scored_on_test_images():
-    trained = Flat(told=[0, 1])
+    trained = Flat(trained_on=[0, 1])
     metrics = episodes.on_other_data(trained, None, None, targets={"numbers": "digits"}, most=10**6)
     digits = data.load("digits")
     test_images, test_labels = digits.test.open("test")
@@ -169,7 +169,7 @@ def test_a_probe_on_other_data_is_fitted_to_training_images_and_scored_on_test_i
 
 
 def test_a_probe_on_other_data_uses_at_most_so_many_images_of_every_class():
-    trained = Flat(told=[0, 1])
+    trained = Flat(trained_on=[0, 1])
     metrics = episodes.on_other_data(trained, None, None, targets={"mnist": "mnist-sample"}, most=200)
     assert [len(images) for images in trained.asked] == [200, 200]
     assert metrics["mnist"] > 60  # the file is sorted by class: the first 200 rows would know one digit
@@ -180,8 +180,8 @@ def test_a_run_of_no_epochs_leaves_the_encoder_as_it_was():
     model = Model(torch.nn.Flatten(), 4, classes=2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     how = {"view": torch.Tensor.float, "views": 1, "batch_size": 2, "learning_rate": 1.0, "weight_decay": 1.0, "seed": 0}
-    losses, _ = train(model, None, torch.ones(4, 2, 2), torch.tensor([0, 1, 0, 1]), epochs=0, **how)
-    assert losses == [] and not model.training
+    history = train_with(model, None, torch.ones(4, 2, 2), torch.tensor([0, 1, 0, 1]), epochs=0, **how)
+    assert history.losses == [] and not model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

@@ -25,15 +25,17 @@ from small import (
     new_model,
     supcon,
     train_small,
+    train_with,
     weights,
 )
 from torch import nn
 
-from study import runs as experiment
-from study.data import sets as datasets
+from study import data as datasets
+from study import runs
 from study.runs import Run, Setup, run_all
+from study.runs.features import features_of_part
 from study.training.compute import LAPTOP, Compute, embed, launch, place
-from study.training.loop import train
+from study.training.contrasts import QueueSettings
 from study.training.model import Model, feature_encoder
 
 HERE = Path(__file__).parent
@@ -48,7 +50,7 @@ needs_no_gpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="ther
     [
         ({"device": "gpu"}, "device is 'gpu'; expected one of .*'auto'"),
         ({"precision": "float16"}, "precision is 'float16'; expected one of .*'fp16'"),
-        ({"processes": 0}, "processes is 0; expected a whole number >= 1"),
+        ({"world_size": 0}, "world_size is 0; expected a whole number >= 1"),
         ({"chunk": 2.0}, "chunk is 2.0; expected a whole number >= 1 or None"),
         ({"workers": -1}, "workers is -1; expected a whole number >= 0"),
         ({"compiled": "yes"}, "compiled is 'yes'"),
@@ -70,9 +72,9 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    assert Compute("auto", processes=2).found_device().type == "cuda" and not Compute("cuda").runs_share_cores
-    with pytest.raises(ValueError, match="processes is 3 but there are 2 GPUs"):
-        Compute("cuda", processes=3).found_device()
+    assert Compute("auto", world_size=2).torch_device().type == "cuda" and not Compute("cuda").runs_share_cores
+    with pytest.raises(ValueError, match="world_size is 3 but there are 2 GPUs"):
+        Compute("cuda", world_size=3).torch_device()
 
 
 # Chunks
@@ -126,8 +128,8 @@ def image_like(objective=supcon, **changes):
     model = Model(feature_encoder(6, 16), 16, CLASSES, projection_dim=8)
     x, y = data(64)
     how = {"view": lambda v: v.float(), "views": 2, "epochs": 2, "batch_size": 32, "learning_rate": 0.01, "weight_decay": 0.01}
-    losses, _ = train(model, objective, x, y, **(how | {"seed": 0} | changes))
-    return model, losses
+    history = train_with(model, objective, x, y, **(how | {"seed": 0} | changes))
+    return model, history.losses
 
 
 @pytest.mark.parametrize("precision, dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16)])
@@ -200,7 +202,7 @@ def noisy(x):
 RANDOM = {"view": noisy, "dropout": 0.5, "epochs": 3, "optimizer": "adamw", "learning_rate": 0.01}
 KINDS = {
     "plain": RANDOM,
-    "queue": RANDOM | {"queue_size": 30, "momentum": 0.5},
+    "queue": RANDOM | {"queue": QueueSettings(30, 0.5)},
     "fp16": RANDOM | {"compute": Compute(precision="fp16", chunk=9)},
 }
 
@@ -216,11 +218,12 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_numbers(tmp_path, kind, step)
         KINDS[kind] | {"on_epoch": lambda epoch, model: {"draw": float(torch.rand(()))}},
         tmp_path / "new folder" / "run.pt",
     )
-    whole, losses = train_small(with_noise, records=(seen := []), **how)
+    seen, seen_resumed = [], []
+    whole, losses = train_small(with_noise, records=seen, **how)
     with pytest.raises(Stop):
         train_small(stopping(with_noise, step), checkpoint=path, **how)
     torch.rand(7)
-    resumed, losses_resumed = train_small(with_noise, checkpoint=path, records=(seen_resumed := []), **how)
+    resumed, losses_resumed = train_small(with_noise, checkpoint=path, records=seen_resumed, **how)
     assert largest_difference(weights(whole), weights(resumed)) == 0
     assert losses == losses_resumed and seen == seen_resumed and len(seen) == 3
 
@@ -242,7 +245,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path):
 
 
 def in_shell(command):
-    folders = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    folders = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": folders}, timeout=300, capture_output=True, text=True)
 
 
@@ -292,9 +295,9 @@ def in_each(folder, run, setup):
     rank = torch.distributed.get_rank()
     (folder / f"threads {rank}").write_text(str(torch.get_num_threads()))
     torch.save(weights(image_like()[0]), folder / f"weights {rank}")
-    outcome = experiment.execute(run, setup)
+    outcome = runs.execute(run, setup)
     assert (outcome is None) == (rank > 0)
-    how = KINDS["queue"] | {"queue_size": 48}
+    how = KINDS["queue"] | {"queue": QueueSettings(48, 0.5)}
     whole = weights(train_small(with_noise, **how)[0])
     with pytest.raises(Stop):
         train_small(stopping(with_noise, 4), checkpoint=folder / "run.pt", **how)
@@ -307,15 +310,29 @@ def setup(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
     digits = datasets.load("digits")
     train_part, validation = datasets.split_validation(digits.train_labels, 200, seed=0)
-    draw = {experiment.draw_name(5, 0): datasets.few_shot_draw(digits.train_labels, train_part, 5, 0)}
+    draw = {runs.draw_name(5, 0): datasets.few_shot_draw(digits.train_labels, train_part, 5, 0)}
     np.savez(folder / "splits.npz", train=train_part[:500], validation=validation, **draw)
     for part, images in [("train", digits.train_images), ("test", digits.test.open("test")[0])]:
         np.save(folder / f"features_{part}.npy", images.flatten(1).numpy().astype(np.float16))
-    return Setup(str(folder), "digits", "test_resnet", "none", image_size=32, batch_size=20, weight_decay=0.01)
+    return Setup(
+        shared=folder, dataset="digits", encoder="test_resnet", weights="none", image_size=32, batch_size=20, weight_decay=0.01
+    )
 
 
-FEW = Run("SupCon", "few", supcon, 5, 0, learning_rate=0.003, epochs=2, classifier="probe", evaluate_on="validation", keep=True)
-FEATURES = Run("CE", "features", cross_entropy, 0, 0, learning_rate=0.01, epochs=3, batch_size=50)
+FEW = Run(
+    method="SupCon", variant="few", objective=supcon, trained_on="few-shot", shots=5, seed=0, learning_rate=0.003, epochs=2,
+    classifier="probe", evaluate_on="validation", keep=True,
+)  # fmt: skip
+FEATURES = Run(
+    method="CE",
+    variant="plain",
+    objective=cross_entropy,
+    trained_on="features",
+    seed=0,
+    learning_rate=0.01,
+    epochs=3,
+    batch_size=50,
+)
 
 
 def test_two_processes_run_an_experiment_and_go_on_after_a_stop(setup, tmp_path):
@@ -323,19 +340,19 @@ def test_two_processes_run_an_experiment_and_go_on_after_a_stop(setup, tmp_path)
     torch.set_num_threads(2)
     torch.randn(500, 500) @ torch.randn(500, 500)
     torch.set_num_threads(1)
-    shared = replace(setup, compute=Compute(processes=2, precision="bf16"))
+    shared = replace(setup, compute=Compute(world_size=2, precision="bf16"))
     outcome, difference = launch(lambda *given: in_each(*given), tmp_path, FEW, shared, compute=shared.compute)
     assert difference == 0
-    assert outcome.run.objective.__name__ == "supcon" and len(outcome.embeddings) == 200 and len(outcome.losses) == 2
-    alone = experiment.execute(FEW, setup)
+    assert outcome.run.objective.func.__name__ == "supcon" and len(outcome.embeddings) == 200 and len(outcome.losses) == 2
+    alone = runs.execute(FEW, setup)
     assert outcome.losses == pytest.approx(alone.losses, rel=0.3)  # other augmentations, and batch norm over 10 images of 20
     assert outcome.metrics["accuracy"] == pytest.approx(alone.metrics["accuracy"], abs=15)
     assert {path.name for path in tmp_path.glob("threads*")} == {"threads 0", "threads 1"}
     one, other = (torch.load(tmp_path / f"weights {rank}") for rank in (0, 1))  # running statistics included
     assert one["encoder.1.running_mean"].abs().max() > 0 and largest_difference(one, other) == 0
-    record = json.loads(experiment.table([outcome], shared).settings[0])
-    assert record["compute"] == {"processes": 2, "precision": "bf16"} and "compute" not in json.loads(
-        experiment.table([alone], setup).settings[0]
+    record = json.loads(runs.table([outcome], shared).settings[0])
+    assert record["compute"] == {"world_size": 2, "precision": "bf16"} and "compute" not in json.loads(
+        runs.table([alone], setup).settings[0]
     )
 
 
@@ -345,7 +362,7 @@ def fail():
 
 def test_an_error_in_a_process_is_told():
     with pytest.raises(RuntimeError, match="(?s)one of 2 processes failed: .*ArithmeticError: no such number, says [01]"):
-        launch(fail, compute=Compute(processes=2))
+        launch(fail, compute=Compute(world_size=2))
 
 
 def test_torchrun_runs_the_same_function(tmp_path):
@@ -354,7 +371,7 @@ def test_torchrun_runs_the_same_function(tmp_path):
         "import sys, torch\n"
         "from small import clce, train_small, weights\n"
         "from study.training.compute import Compute, launch, place\n"
-        "model, losses = launch(train_small, clce, compute=Compute(processes=7))\n"
+        "model, losses = launch(train_small, clce, compute=Compute(world_size=7))\n"
         "if place(Compute()).rank == 0:\n"
         "    torch.save(weights(model), sys.argv[1])\n"
     )
@@ -382,16 +399,16 @@ def test_batch_norm_of_every_gpu_is_one_and_keeps_its_activation():
 
 def test_an_experiment_s_run_goes_on_from_its_checkpoint(setup, tmp_path):
     kept = replace(setup, compute=Compute(checkpoints=str(tmp_path)))
-    run = replace(FEATURES, curve=True, watch=lambda trained, inputs, labels: {"spread": trained.embeddings.std()})
-    whole = experiment.execute(run, setup)
+    run = replace(FEATURES, curve=True, epoch_metrics=lambda trained, inputs, labels: {"spread": trained.embeddings.std()})
+    whole = runs.execute(run, setup)
     with pytest.raises(Stop):
-        experiment.execute(replace(run, objective=stopping(cross_entropy, 25)), kept)
-    resumed = experiment.execute(run, kept)
+        runs.execute(replace(run, objective=stopping(cross_entropy, 25)), kept)
+    resumed = runs.execute(run, kept)
     assert resumed.metrics == whole.metrics and resumed.losses == whole.losses and resumed.curve == whole.curve
-    assert len(resumed.curve) == 3 and "spread, epoch 1" in resumed.metrics
-    experiment.execute(replace(run, learning_rate=0.1), kept)
+    assert len(resumed.curve) == 3 and resumed.epoch_metrics == whole.epoch_metrics and len(whole.epoch_metrics["spread"]) == 3
+    runs.execute(replace(run, learning_rate=0.1), kept)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 2 and all(name.startswith("CE-features-0-0-") for name in names)
+    assert len(names) == 2 and all(name.startswith("CE-plain-features-0-") for name in names)
 
 
 def test_runs_go_one_after_another_where_cores_are_not_theirs_alone(setup, monkeypatch, capsys):
@@ -400,15 +417,15 @@ def test_runs_go_one_after_another_where_cores_are_not_theirs_alone(setup, monke
     threads = torch.get_num_threads()
     outcomes = run_all([FEATURES, replace(FEATURES, seed=1)], setup)
     assert [outcome.run.seed for outcome in outcomes] == [0, 1] and torch.get_num_threads() == threads
-    assert "2/2 CE features" in capsys.readouterr().out
+    assert "2/2 CE plain, all images" in capsys.readouterr().out
     images = datasets.load("digits").train_images[:30]
-    whole = experiment.extract_features(images, setup, 32)
-    assert np.array_equal(whole, experiment._features_of(images, setup, 32))
+    whole = runs.extract_features(images, setup, 32)
+    assert np.array_equal(whole, features_of_part(images, setup, 32))
 
 
 def test_a_run_with_a_queue_records_it(setup):
-    run = replace(FEATURES, queue_size=100, momentum=0.9, objective=supcon, classifier="probe")
-    outcome = experiment.execute(run, setup)
-    record = json.loads(experiment.table([outcome], setup).settings[0])
+    run = replace(FEATURES, queue=QueueSettings(100, 0.9), objective=supcon, classifier="probe")
+    outcome = runs.execute(run, setup)
+    record = json.loads(runs.table([outcome], setup).settings[0])
     assert (record["queue_size"], record["momentum"]) == (100, 0.9)
-    assert outcome.losses != experiment.execute(replace(run, queue_size=0), setup).losses
+    assert outcome.losses != runs.execute(replace(run, queue=None), setup).losses

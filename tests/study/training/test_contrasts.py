@@ -22,7 +22,7 @@ from small import (
 )
 
 from study.training.compute import LAPTOP, Compute, Place, launch
-from study.training.contrasts import Pool, Queue, _check_anchors
+from study.training.contrasts import Pool, Queue, QueueSettings, check_anchors, gathered
 from study.training.loop import Batch, Diverged
 from supcl.losses import genscl_loss, schane_loss, supcon_loss
 
@@ -32,7 +32,7 @@ VARIANTS = {
     "one step": STEP,
     "mixed": STEP | {"mix": mixed},
     "chunks": STEP | {"compute": Compute(chunk=5)},
-    "queue": {"queue_size": 48, "momentum": 0.6},  # two of the four steps, as which rows of a step stay depends on their order
+    "queue": {"queue": QueueSettings(48, 0.6)},  # two of the four steps, as which rows of a step stay depends on their order
 }
 
 
@@ -73,17 +73,18 @@ def alone():
     return all_variants()
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_have_the_gradient_of_the_whole_batch(alone, processes):
-    shared, apart, refused = launch(in_every_process, compute=Compute(processes=processes))
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_have_the_gradient_of_the_whole_batch(alone, world_size):
+    shared, apart, refused = launch(in_every_process, compute=Compute(world_size=world_size))
     assert shared.keys() == alone.keys()
     for key, parts in shared.items():
         assert max(map(largest_difference, alone[key], parts)) < 1e-8, key
     assert apart == 0
     assert "loss is nan at step 1" in refused[2]  # which is that of another process
-    assert f"a step has 13 images; expected a multiple of {processes}, the number of processes" in refused[0]
+    assert f"a step has 13 images; expected a multiple of {world_size}, the number of processes" in refused[0]
     assert (
-        f"of {8 // processes} anchors in each of {processes} processes" in refused[1] and "expected as many in each" in refused[1]
+        f"of {8 // world_size} anchors in each of {world_size} processes" in refused[1]
+        and "expected as many in each" in refused[1]
     )
 
 
@@ -92,11 +93,11 @@ def test_anchors_with_a_positive_must_be_as_many_in_each_process(labels, per_pro
     labels = torch.tensor(labels)
     for kind in (labels, torch.nn.functional.one_hot(labels).float() * 0.3):
         if per_process == (1, 1):
-            _check_anchors(kind, 4, processes=2)
+            check_anchors(kind, 4, world_size=2)
         else:
             with pytest.raises(ValueError, match="of 2 anchors in each of 2 processes 2, [01] have a positive"):
-                _check_anchors(kind, 4, processes=2)
-    _check_anchors(torch.cat((labels, torch.tensor([1, 2, 0]))), 4, processes=2)  # the queue has one for every anchor
+                check_anchors(kind, 4, world_size=2)
+    check_anchors(torch.cat((labels, torch.tensor([1, 2, 0]))), 4, world_size=2)  # the queue has one for every anchor
 
 
 def one_hot(inputs, labels):
@@ -108,9 +109,9 @@ def soft(inputs, labels):
 
 
 QUEUED = {
-    "SupCon": (supcon, [lambda inputs, labels: labels], supcon_loss, {"temperature": 0.2, "form": "out"}),
+    "SupCon": (supcon, [lambda inputs, labels: labels], supcon_loss, {"temperature": 0.1, "form": "out"}),
     "SCHaNe": (schane, [lambda inputs, labels: labels], schane_loss, {"temperature": 0.4, "hardness": 1.5, "positives": "mean"}),
-    "GenSCL": (genscl, [one_hot, soft], genscl_loss, {"temperature": 0.3}),
+    "GenSCL": (genscl, [one_hot, soft], genscl_loss, {"temperature": 0.1}),
 }
 
 
@@ -147,13 +148,13 @@ def written_out(kinds, loss, settings, size, momentum):
 @pytest.mark.parametrize("size, momentum", [(10, 0.9), (60, 0.0)], ids=["smaller than a step", "two and a half steps"])
 def test_training_with_a_queue_is_what_a_loop_written_out_gives(name, size, momentum):
     objective, *how = QUEUED[name]
-    model, _ = train_small(objective, queue_size=size, momentum=momentum)
+    model, _ = train_small(objective, queue=QueueSettings(size, momentum))
     assert largest_difference(written_out(*how, size, momentum), weights(model)) < 1e-10
     assert largest_difference(weights(train_small(objective)[0]), weights(model)) > 1e-3
 
 
 def test_a_queue_keeps_the_newest_embeddings_of_the_output_that_was_asked_for():
-    queue = Queue(model := new_model(), 30, 0.5, LAPTOP, ONE)
+    queue = Queue(model := new_model(), QueueSettings(30, 0.5), LAPTOP, ONE)
     rows = []
     for step in range(3):
         inputs, labels = torch.randn(12, 6, dtype=torch.float64), torch.full((12,), step)
@@ -173,8 +174,8 @@ def test_without_processes_and_queue_there_are_no_other_contrasts():
 
 
 def test_an_objective_that_leaves_the_queue_out_is_refused():
-    with pytest.raises(ValueError, match=r"queue_size is 8 but the objective asked for no contrasts; .*batch.contrasts"):
-        train_small(OBJECTIVES["CE"], queue_size=8)
+    with pytest.raises(ValueError, match=r"a queue of 8 but the objective asked for no contrasts; .*batch.contrasts"):
+        train_small(OBJECTIVES["CE"], queue=QueueSettings(8))
 
 
 def test_embeddings_that_no_momentum_encoder_has_are_refused():
@@ -183,10 +184,27 @@ def test_embeddings_that_no_momentum_encoder_has_are_refused():
         return supcon_loss(z, batch.labels, **batch.contrasts(z, batch.labels))
 
     with pytest.raises(ValueError, match="expected outputs.embedding or outputs.projection"):
-        train_small(objective, queue_size=8)
+        train_small(objective, queue=QueueSettings(8))
 
 
-@pytest.mark.parametrize("wrong", [{"queue_size": -1}, {"queue_size": 2.5}, {"queue_size": 8, "momentum": 1.0}])
-def test_a_queue_refuses_settings_that_mean_nothing(wrong):
-    with pytest.raises(ValueError, match="momentum is 1.0" if "momentum" in wrong else f"queue_size is {wrong['queue_size']}"):
-        train_small(supcon, **wrong)
+@pytest.mark.parametrize(
+    "size, momentum, message", [(0, 0.9, "size .* is 0"), (2.5, 0.9, "size .* is 2.5"), (8, 1.0, "momentum .* is 1.0")]
+)
+def test_a_queue_refuses_settings_that_mean_nothing(size, momentum, message):
+    with pytest.raises(ValueError, match=message):
+        QueueSettings(size, momentum)
+
+
+def test_gathered_rows_get_the_sum_of_what_all_processes_say():
+    """On two processes, each with a loss of its own on all rows."""
+    one, other = launch(gradient_of_gathered, compute=Compute(world_size=2))
+    assert torch.equal(one, torch.full((3, 2), 1.0 + 2.0)) and torch.equal(other, one)
+
+
+def gradient_of_gathered():
+    """The gradients of both processes' rows; process r sums r + 1 times all rows."""
+    x = torch.ones(2, 3).T.requires_grad_()  # not contiguous
+    ((dist.get_rank() + 1.0) * gathered(x, 2).sum()).backward()
+    everyone = [None, None]
+    dist.all_gather_object(everyone, x.grad)
+    return everyone

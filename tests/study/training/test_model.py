@@ -1,21 +1,25 @@
-"""Encoders by name and by mapping, their heads, layer-wise learning rates, and training on all images."""
+"""Encoders by name and by mapping load what they should; their heads; convolutions on small maps."""
 
-import json
-import pickle
-from dataclasses import replace
+import copy
 
-import numpy as np
-import pandas as pd
 import pytest
+import timm
 import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_sample_image
+from timm.layers import Conv2dSame
 
-from study import methods
-from study import runs as experiment
-from study.data import sets as data
-from study.runs import Recipe, Run, Setup
-from study.training import loop as training
-from study.training.loop import parameter_groups, train
-from study.training.model import Architecture, ImageEncoder, Model, architecture
+from study.training.model import (
+    Architecture,
+    ImageEncoder,
+    Model,
+    SmallMapConv2d,
+    SmallMapConv2dSame,
+    _from_package,
+    architecture,
+    feature_encoder,
+    for_small_maps,
+)
 
 VIT = {"name": "test_vit", "global_pool": "avg", "drop_path_rate": 0.15}
 
@@ -140,187 +144,148 @@ def test_the_classifier_starts_smaller_by_its_factor():
     assert small.weight.requires_grad
 
 
-# Learning rates by layer
+# Weights and small maps
 
 
-def test_each_layer_learns_at_a_share_of_the_next_and_vectors_do_not_decay():
-    model = build({"name": "beit3_base_patch16_224", "depth": 3, "img_size": 32})
-    groups = parameter_groups(model, learning_rate=0.5, weight_decay=0.1, layer_decay=0.65)
-    of = {id(parameter): group for group in groups for parameter in group["params"]}
-    assert sum(len(group["params"]) for group in groups) == len(of) == len(list(model.parameters()))
-    for name, parameter in model.named_parameters():
-        layer = name.removeprefix("encoder.backbone.")
-        below = 4 - int(layer.split(".")[1]) - 1 if layer.startswith("blocks") else 0  # three blocks, then norm and heads
-        below = 4 if layer.startswith(("patch_embed", "pos_embed", "cls_token")) else below
-        group = of[id(parameter)]
-        assert group["lr"] == pytest.approx(0.5 * 0.65**below), name
-        vector = parameter.ndim <= 1 or layer in ("pos_embed", "cls_token")
-        assert group["weight_decay"] == (0 if vector else 0.1), name
+def test_model_has_both_heads_on_the_encoder_s_embedding():
+    model = Model(feature_encoder(8, 32), 32, classes=5, projection_dim=16).eval()
+    x = torch.randn(7, 8)
+    outputs = model(x)
+    assert [tuple(part.shape) for part in (outputs.embedding, outputs.projection, outputs.logits)] == [(7, 32), (7, 16), (7, 5)]
+    assert torch.equal(outputs.embedding, model.encoder(x))
+    assert torch.equal(outputs.logits, model.classifier(outputs.embedding))
+    assert torch.equal(outputs.projection, model.projection(outputs.embedding))
 
 
-def recorded(monkeypatch, **how):
-    """Learning rates (steps, groups) of 40 steps of training."""
-    rates = []
-
-    class Recording(torch.optim.SGD):
-        def step(self):
-            rates.append([group["lr"] for group in self.param_groups])
-            super().step()
-
-    monkeypatch.setitem(training.OPTIMIZERS, "recording", Recording)
-    images, labels = torch.rand(80, 3, 16, 16), torch.arange(80) % 4
-    how = {"view": lambda x: x, "views": 1, "epochs": 4, "batch_size": 8, "learning_rate": 0.01, "weight_decay": 0.0} | how
-    model = build({"name": "test_resnet"})
-    train(model, methods.with_settings(CE, label_smoothing=0.0).objective, images, labels, seed=0, optimizer="recording", **how)
-    return np.array(rates)
-
-
-CE = Run("CE", "main", None, shots=1, seed=0, learning_rate=0.01, epochs=1)
-
-
-def test_the_schedule_is_two_half_cosines_from_a_25th_to_the_highest_and_to_the_last(monkeypatch):
-    rates = recorded(monkeypatch, warm_up=0.25, final=0.1)[:, 0]
-    steps, top = np.arange(40), 0.25 * 41 - 1
-    rising = 0.01 / 25 + (0.01 - 0.01 / 25) * (1 - np.cos(np.pi * steps / top)) / 2
-    falling = 0.001 + (0.01 - 0.001) * (1 + np.cos(np.pi * (steps - top) / (40 - top))) / 2  # the 41st step would have 0.001
-    assert np.allclose(rates, np.where(steps < top, rising, falling), rtol=1e-9)
-
-
-def test_the_default_schedule_is_the_one_cycle_schedule_to_the_bit(monkeypatch):
-    model = torch.nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=41, pct_start=0.1, cycle_momentum=False)
-    expected = []
-    for _ in range(40):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert recorded(monkeypatch)[:, 0].tolist() == expected
-
-
-def test_all_layers_keep_their_share_along_the_schedule(monkeypatch):
-    rates = recorded(monkeypatch, layer_decay=0.5)
-    assert rates.shape[1] > 4
-    assert np.allclose(rates / rates[:, -1:], (rates / rates[:, -1:])[0]) and rates.min() < 0.1 * rates[:, -1].min()
-
-
-# Setups
+def test_a_head_works_once_and_only_where_it_is_asked_for():
+    model, calls = Model(feature_encoder(8, 32), 32, classes=5), []
+    for name in ("projection", "classifier"):
+        getattr(model, name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    outputs = model(torch.randn(7, 8))
+    assert not calls and outputs.logits is outputs.logits and calls == ["classifier"]
 
 
 @pytest.fixture(scope="module")
-def setup(tmp_path_factory):
-    shared = tmp_path_factory.mktemp("shared")
-    labels = data.load("digits").train_labels
-    train_part, validation = data.split_validation(labels, 1247, seed=0)
-    draws = {experiment.draw_name(2, 0): data.few_shot_draw(labels, train_part, 2, 0)}
-    np.savez(shared / "splits.npz", train=train_part, validation=validation, **draws)
-    encoder = VIT | {"classifier_scale": 0.001, "hidden": [16], "projection_dim": 8}
-    recipe = {"optimizer": "momentum", "warm_up": 0.2, "final": 0.01, "layer_decay": 0.65, "augmentation": "simclr"}
-    return Setup(str(shared), "digits", encoder, "none", 16, 50, 0.05, recipe)
+def package_encoder():
+    torch.manual_seed(0)
+    return ImageEncoder("tf_efficientnet_lite0", "package")
 
 
-FULL = methods.with_settings(replace(CE, shots="full", seed=0), label_smoothing=0.0)
+def test_package_weights_do_not_depend_on_the_random_start(package_encoder):
+    torch.manual_seed(1)
+    weights, again = package_encoder.state_dict(), ImageEncoder("tf_efficientnet_lite0", "package").state_dict()
+    assert weights["backbone.conv_stem.weight"].shape == (32, 3, 3, 3) and package_encoder.dim == 1280
+    assert weights.keys() == again.keys() and all(torch.equal(weights[key], again[key]) for key in weights)
 
 
-def test_a_setup_of_mappings_is_a_key_of_a_cache_and_pickles(setup):
-    again = pickle.loads(pickle.dumps(setup))
-    assert again == setup and hash(again) == hash(setup) and {setup: 1}[again] == 1
-    assert setup.recipe == Recipe("momentum", 0.2, 0.01, 0.65, "simclr") and isinstance(setup.encoder, Architecture)
-    assert Setup("", "digits", "test_vit", "none", 16, 50, 0.05).encoder == "test_vit"
+def test_package_weights_are_trained_and_each_in_its_place(package_encoder):
+    """Running variances are positive; a photograph of a Chinese palace is a palace only if every layer is right."""
+    state = package_encoder.state_dict()
+    variances = [tensor for key, tensor in state.items() if key.endswith("running_var")]
+    assert len(variances) == 49 and all((tensor >= 0).all() for tensor in variances)
+
+    model = timm.create_model("tf_efficientnet_lite0")
+    model.load_state_dict(_from_package("tf_efficientnet_lite0", model.state_dict()))
+    photograph = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)[None, :, :, 106:533].float() / 255
+    inputs = F.interpolate(photograph, (224, 224), mode="bilinear", antialias=True)
+    with torch.inference_mode():
+        logits = model.eval()((inputs - 0.5) / 0.5)
+        assert timm.data.ImageNetInfo().index_to_description(int(logits.argmax())) == "palace"
+        # the same network behind ImageEncoder's own normalisation, up to the classifier
+        assert torch.allclose(model.classifier(package_encoder.eval()(inputs)), logits, atol=1e-3)
 
 
-def test_a_new_model_has_the_encoder_and_the_heads_of_the_mapping(setup):
-    model = experiment.new_model(setup)
-    assert [tuple(w.shape) for w in model.projection.parameters() if w.ndim == 2] == [(16, 64), (8, 16)]
-    assert model.classifier.weight.abs().max() < 0.001 * 64**-0.5
-    assert model.encoder.backbone.global_pool == "avg"
-    assert model.encoder.backbone.blocks[-1].drop_path1.drop_prob == pytest.approx(0.15)
+def test_package_has_weights_for_one_encoder_only():
+    with pytest.raises(ValueError, match="tf_efficientnet_lite0 only; for test_resnet use"):
+        ImageEncoder("test_resnet", "package")
 
 
-def test_a_saved_model_is_loaded_once(setup, tmp_path):
-    path = str(tmp_path / "model.pt")
-    torch.save(experiment.new_model(setup).state_dict(), path)
-    assert experiment.load_model(setup, path) is experiment.load_model(pickle.loads(pickle.dumps(setup)), path)
+def test_state_dict_in_a_file_is_loaded(tmp_path):
+    torch.manual_seed(0)
+    source = timm.create_model("test_resnet")
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    torch.manual_seed(1)
+    loaded = ImageEncoder("test_resnet", str(tmp_path / "weights.pth")).backbone.state_dict()
+    assert loaded and all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in loaded.items())
+    fresh = ImageEncoder("test_resnet", "none").backbone.state_dict()
+    assert not torch.equal(fresh["conv1.0.weight"], loaded["conv1.0.weight"])
 
 
-@pytest.mark.parametrize("wrong", [{"optimizer": "adam"}, {"augmentation": "color"}])
-def test_a_recipe_refuses_what_it_does_not_know(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong.values()))}.*expected one of"):
-        Recipe(**wrong)
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
 
 
-@pytest.mark.parametrize("wrong", [{"warm_up": 10}, {"final": 0}])
-def test_a_schedule_is_given_in_shares(wrong):
-    with pytest.raises(ValueError, match="expected shares"):
-        Recipe(**wrong)
+def test_file_that_would_run_code_is_refused(tmp_path):
+    torch.save({"weight": Payload(tmp_path / "ran")}, tmp_path / "weights.pth")
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        ImageEncoder("test_resnet", str(tmp_path / "weights.pth"))
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "weights.pth", weights_only=False)
+    assert (tmp_path / "ran").exists()  # so the payload was real
 
 
-# All images
+def test_missing_weights_say_what_is_expected(tmp_path):
+    with pytest.raises(FileNotFoundError, match='nothing.pth.*expected "package", "hub", "none" or the path'):
+        ImageEncoder("test_resnet", str(tmp_path / "nothing.pth"))
 
 
-def test_shots_full_trains_the_whole_encoder_on_all_training_images(setup):
-    seen = []
-    outcome = experiment.execute(replace(FULL, also=lambda trained, *_: seen.append(trained) or {}, keep=True), setup)
-    (trained,) = seen
-    with np.load(f"{setup.shared}/splits.npz") as splits:
-        assert torch.equal(trained.inputs, data.load("digits").train_images[splits["train"]])
-    assert outcome.model.encoder.backbone and len(outcome.predictions) == len(data.load("digits").test)
-    small = experiment.execute(replace(FULL, shots=2, also=lambda trained, *_: seen.append(trained) or {}), setup)
-    assert len(seen[1].inputs) == 20 and small.metrics.keys() == outcome.metrics.keys()
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 3), (4, 2), (7, 7)])
+def test_convolutionfor_small_maps_is_the_plain_one(size, kernel, groups):
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(4, 8, kernel, padding=kernel // 2, groups=groups).double()
+    fast = for_small_maps(copy.deepcopy(plain))
+    assert type(fast) is SmallMapConv2d
+    assert_same_convolution(fast, plain, size)
 
 
-def test_the_table_says_full_and_how_it_was_trained(setup, tmp_path):
-    outcomes = [experiment.execute(replace(FULL, **how), setup) for how in ({"keep": True}, {"optimizer": "sgd", "seed": 1})]
-    runs = experiment.write_results(tmp_path, setup, outcomes)
-    assert set(runs.shots) == {"full"}
-    record, other = (json.loads(text) for text in runs.settings.unique())
-    assert record["encoder"]["name"] == "test_vit" and ["drop_path_rate", 0.15] in record["encoder"]["options"]
-    assert (record["optimizer"], record["layer_decay"], record["augmentation"]) == ("momentum", 0.65, "simclr")
-    assert other["optimizer"] == "sgd"
-    with np.load(tmp_path / "predictions.npz") as arrays:
-        assert arrays["predictions_full"].shape == (2, 450)
+def assert_same_convolution(fast, plain, size):
+    """Values and all gradients."""
+    x = torch.randn(3, 4, *size, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn_like(plain(x))
+    for expected, ours in zip(
+        torch.autograd.grad(plain(x), [x, *plain.parameters()], upstream),
+        torch.autograd.grad(fast(x), [x, *fast.parameters()], upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(fast(x), plain(x))
 
 
-def test_predictions_of_many_classes_are_kept_whole(setup, tmp_path):
-    outcome = experiment.Outcome(FULL, {"accuracy": 1.0}, 1.0, [], [], np.array([0, 300, 5088]), np.ones((3, 2)))
-    experiment.write_results(tmp_path, setup, [outcome])
-    with np.load(tmp_path / "predictions.npz") as arrays:
-        assert arrays["predictions_full"].tolist() == [[0, 300, 5088]]
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (2, 2), (3, 2), (4, 4), (5, 7)])
+@pytest.mark.parametrize("kernel, stride", [(1, 2), (3, 2), (5, 2), (5, 3), (3, 4)])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_convolution_with_tensorflow_s_paddingfor_small_maps_is_timm_s(size, kernel, stride, groups):
+    torch.manual_seed(0)
+    plain = Conv2dSame(4, 4, kernel, stride=stride, groups=groups).double()
+    fast = for_small_maps(copy.deepcopy(plain))
+    assert type(fast) is SmallMapConv2dSame
+    assert_same_convolution(fast, plain, size)
 
 
-@pytest.mark.parametrize("shots, expected", [(["full"], "full"), (["full", 20], 20), ([100, 20], 20)])
-def test_the_reported_run_is_that_of_the_smallest_draw_and_full_is_largest(setup, tmp_path, shots, expected):
-    outcomes = [experiment.Outcome(replace(FULL, shots=n), {"accuracy": 1.0}, 1.0, [], [], None) for n in shots]
-    experiment.write_runs(tmp_path / "cross_entropy", setup, outcomes)
-    assert methods.as_reported(tmp_path, "CE").shots == expected
+@pytest.mark.parametrize(
+    "settings",
+    [{"stride": 2, "padding": 1}, {"padding": 0}, {"padding": 2, "dilation": 2}, {"padding": 1, "padding_mode": "reflect"}],
+)
+def test_convolutions_that_shrink_the_map_or_spread_their_taps_are_left_alone(settings):
+    assert type(for_small_maps(torch.nn.Conv2d(2, 2, 3, **settings))) is torch.nn.Conv2d
 
 
-@pytest.mark.parametrize("wrong", ["all", "20", 2.5])
-def test_other_shots_are_refused(wrong):
-    with pytest.raises(ValueError, match='expected a number of images per class, 0 or "full"'):
-        replace(CE, shots=wrong)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_encoder_gives_a_row_of_dim_per_image(channels):
+    encoder = ImageEncoder("test_resnet", "none").eval()
+    assert encoder(torch.rand(4, channels, 32, 32)).shape == (4, encoder.dim)
 
 
-def test_the_analysis_says_that_it_does_not_compare_runs_on_all_images():
-    from study.analysis import report
-
-    rows = pd.DataFrame({"variant": "main", "method": "CE", "stage": "cross_entropy", "shots": ["full"]})
-    with pytest.raises(ValueError, match="cross_entropy report runs on all images"):
-        report.reported(rows)
-
-
-def test_a_draw_of_all_is_the_pool():
-    pool = torch.tensor([3, 1, 2])
-    assert data.few_shot_draw(torch.arange(4), pool, "full", seed=0) is pool
-
-
-def test_with_one_setting_there_is_nothing_to_choose_and_nothing_is_run(setup):
-    trials = [replace(CE, variant="trial: lr 0.1", evaluate_on="validation", seed=seed) for seed in (1000, 1001)]
-    assert experiment.choose(trials, setup) == (trials[0], [])
-
-
-def test_with_two_settings_the_better_is_chosen(setup, monkeypatch):
-    trials = [replace(CE, variant=f"trial {k}", evaluate_on="validation") for k in range(2)]
-    outcomes = [experiment.Outcome(run, {"accuracy": k}, 0.0, [], [], None) for k, run in enumerate(trials)]
-    monkeypatch.setattr(experiment, "run_all", lambda runs, setup: outcomes)
-    assert experiment.choose(trials, setup) == (trials[1], outcomes)
+def test_grey_is_the_same_as_three_equal_channels_and_inputs_are_normalised():
+    encoder = ImageEncoder("test_resnet", "none").eval()
+    grey = torch.rand(2, 1, 32, 32)
+    assert torch.equal(encoder(grey), encoder(grey.repeat(1, 3, 1, 1)))
+    config = timm.data.resolve_model_data_config(encoder.backbone)
+    mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+    assert torch.allclose(encoder(grey), encoder.backbone((grey - mean) / std), atol=1e-5)

@@ -1,0 +1,181 @@
+"""Run after run, side by side: train on a draw of images or on frozen features, then measure.
+
+Runs are independent and on the CPU each uses one thread, so results do not depend on the number of cores.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed, parallel_config
+
+from study import data
+from study.probes import evaluation
+from study.runs.run import Outcome, Run, Trained
+from study.runs.setup import new_model
+from study.runs.shared import draw_name, features_of, images_of, splits_of
+from study.tables import images_in_words
+from study.training.compute import launch, place
+from study.training.loop import Diverged, train
+from study.training.model import Model, feature_encoder
+from study.training.optimisation import Optimisation
+
+ON_FEATURES = {"optimizer": "adamw"}  # how an MLP is trained, unless a run says otherwise
+HIDDEN = 256  # units of that MLP
+
+
+def run_all(runs, setup):
+    """Outcomes of all runs, in their order; prints a line as each one ends. On the CPU they go side by side, one on each core;
+    on a GPU, or where several processes share each run, one after another. Where torchrun has started this process with others,
+    outcomes are the main one's; the others get None for each."""
+    outcomes = []
+    for outcome in _executed(runs, setup):
+        outcomes.append(outcome)
+        if outcome:
+            print(_progress_line(len(outcomes), len(runs), outcome), flush=True)
+    return outcomes
+
+
+def _executed(runs, setup):
+    if not setup.compute.runs_share_cores:
+        yield from (launch(execute, run, setup, compute=setup.compute) for run in runs)
+        return
+    with parallel_config("loky", inner_max_num_threads=1):
+        yield from Parallel(n_jobs=-1, return_as="generator")(delayed(execute)(run, setup) for run in runs)
+
+
+def execute(run, setup):
+    """Train and evaluate one run, on the CPU with one thread. The same run gives the same numbers.
+
+    Test images are sealed while a model is trained, and for a run judged on validation images to its end. A run that diverges
+    has the accuracy of always naming the first class, and a metric `diverged_at_step`. None in processes but the main one.
+    """
+    if setup.compute.runs_share_cores:
+        torch.set_num_threads(1)
+    torch.manual_seed(run.seed)
+    return (_train_on_features if run.trained_on == "features" else _fine_tune)(run, setup)
+
+
+def optimisation_settings(run, setup):
+    """Fields of the run's Optimisation: its own, or else the recipe's."""
+    common = asdict(setup.recipe) if run.trained_on != "features" else dict(ON_FEATURES)
+    common.pop("augmentation", None)
+    own = {"learning_rate": run.learning_rate, "epochs": run.epochs, "batch_size": run.batch_size or setup.batch_size}
+    return common | own | {"weight_decay": setup.weight_decay, "optimizer": run.optimizer or common["optimizer"]}
+
+
+def _fine_tune(run, setup):
+    images, splits = images_of(setup.dataset), splits_of(setup.shared)
+    name = "train" if run.trained_on == "full" else draw_name(run.shots, run.seed)
+    chosen, labels = _draw(run, splits, images.train_labels, name)
+    train_images, validation = images.train_images[chosen], splits["validation"][:1000]
+    trained = Trained(run, setup, new_model(setup), partial(data.plain, size=setup.image_size), train_images, labels.numpy())
+    augment = run.augment or data.AUGMENTATIONS[setup.recipe.augmentation]
+    views = {"view": augment(setup.image_size, images.flips), "views": 2}
+    held_back = images.train_images[validation], images.train_labels[validation]
+    return _train_and_measure(trained, (train_images, labels), views, validation=held_back, test=images.test)
+
+
+def _train_on_features(run, setup):
+    (features, test), images = features_of(setup.dataset, setup.shared), images_of(setup.dataset)
+    splits = splits_of(setup.shared)
+    chosen, y = _draw(run, splits, images.train_labels, "train")
+    x, validation = features[chosen], splits["validation"]
+    model = Model(feature_encoder(x.shape[1], HIDDEN), HIDDEN, classes=len(images.classes))
+    sample = x[:5000].float()
+    center, scale = sample.mean(0), sample.std()  # one scale: rare features divided by their own would dwarf the others
+
+    def view(batch):
+        return (batch.float() - center.to(batch.device)) / scale.to(batch.device)
+
+    some = slice(None, None, max(len(x) // 5000, 1))  # for neighbours and probe, about 5,000 images say as much
+    trained = Trained(run, setup, model, view, x[some], y[some].numpy())
+    held_back = features[validation], images.train_labels[validation]
+    return _train_and_measure(trained, (x, y), {"view": view, "views": 1}, validation=held_back, test=test)
+
+
+def _draw(run, splits, labels, name):
+    """Indices and labels of the images to train on."""
+    if run.draw:
+        return run.draw(splits, labels, run.seed)
+    return splits[name], labels[splits[name]]
+
+
+def _train_and_measure(trained, draw, views, validation, test):
+    """Train the new model of `trained` on draw (images, labels), then measure it."""
+    run, setup = trained.run, trained.setup
+
+    def on_epoch(epoch, _):
+        now, record = replace(trained), {}  # without what was computed from the model of an earlier epoch
+        if run.curve:
+            record["curve"] = evaluation.accuracy(now.neighbours(now.outputs(validation[0])[0]), validation[1])
+        if run.epoch_metrics:
+            record["metrics"] = {name: np.asarray(value).item() for name, value in run.epoch_metrics(now, *validation).items()}
+        return record
+
+    losses, seconds, records, diverged = [], 0.0, [], {}
+    with test.sealed("training"):
+        try:
+            losses, seconds, records = train(
+                trained.model, run.objective, *draw, Optimisation(**optimisation_settings(run, setup)), **views, seed=run.seed,
+                mix=run.mix, on_epoch=on_epoch if run.curve or run.epoch_metrics else None, queue=run.queue,
+                compute=setup.compute, checkpoint=_checkpoint(run, setup),
+            )  # fmt: skip
+        except Diverged as error:
+            diverged["diverged_at_step"] = error.step
+    if place(setup.compute).rank:
+        return None
+    if run.evaluate_on == "test":
+        embeddings, metrics, predictions = _measure(trained, *test.open("the final evaluation of a run"), diverged)
+    else:
+        with test.sealed("a run that is judged on validation images"):
+            embeddings, metrics, predictions = _measure(trained, *validation, diverged)
+    curve = [record["curve"] for record in records if run.curve]
+    names = records[0].get("metrics", {}) if records else {}
+    epoch_metrics = {name: [record["metrics"][name] for record in records] for name in names}
+    large = {"embeddings": embeddings, "model": trained.model.cpu()} if run.keep else {}
+    return Outcome(run, metrics | diverged, seconds, losses, curve, predictions, epoch_metrics, **large)
+
+
+def _checkpoint(run, setup):
+    """Where the checkpoint of a run goes, if there is to be one: the name says which run, and then stands for its settings."""
+    if not setup.compute.checkpoints:
+        return None
+    values = {part.name: getattr(run, part.name) for part in fields(Run)} | asdict(setup)
+    stated = {name: value for name, value in values.items() if not callable(value) and name not in ("shared", "compute")}
+    digest = hashlib.sha256(json.dumps(stated, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    drawn_from = run.shots if run.trained_on == "few-shot" else run.trained_on
+    name = re.sub(r"[^\w.]+", "-", f"{run.method} {run.variant} {drawn_from} {run.seed} {digest}")
+    return Path(setup.compute.checkpoints) / f"{name}.pt"
+
+
+def _measure(trained, inputs, labels, diverged):
+    """Embeddings, metrics and predictions, on images of the classes trained on; of a trial only the accuracy that it is chosen
+    by."""
+    run = trained.run
+    familiar = torch.from_numpy(np.isin(labels, trained.labels))
+    inputs, labels = inputs[familiar], labels[familiar].numpy()
+    if diverged:
+        predictions = np.full_like(labels, trained.labels.min())
+        return None, {"accuracy": evaluation.accuracy(predictions, labels)}, predictions
+    embeddings, logits = trained.outputs(inputs)
+    predictions = logits.argmax(1) if run.classifier == "own" else trained.probe.predict(embeddings)
+    metrics = {"accuracy": evaluation.accuracy(predictions, labels)}
+    if run.evaluate_on == "test":
+        metrics["probe_accuracy"] = evaluation.accuracy(trained.probe.predict(embeddings), labels)
+        metrics["neighbour_accuracy"] = evaluation.accuracy(trained.neighbours(embeddings), labels)
+        metrics |= evaluation.geometry(embeddings, labels)
+    return embeddings, metrics | (run.extra_metrics(trained, inputs, labels) if run.extra_metrics else {}), predictions
+
+
+def _progress_line(done, total, outcome):
+    run = outcome.run
+    size = images_in_words(run.trained_on, run.shots)
+    accuracy = f"{outcome.metrics['accuracy']:5.1f} % on {run.evaluate_on}"
+    diverged = f", DIVERGED at step {step}" if (step := outcome.metrics.get("diverged_at_step")) else ""
+    return f"{done:3d}/{total} {run.method} {run.variant}, {size}, seed {run.seed}: {accuracy}{diverged}"

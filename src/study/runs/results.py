@@ -1,0 +1,119 @@
+"""What a notebook's runs leave in results/<key>/ for the stages after it, small enough for Git.
+
+runs.csv         the long table, a row per run and metric, with COLUMNS.
+                 trained_on is "few-shot" (`shots` training images of each class), "full" (all training images) or "features" (an
+                 MLP on frozen features); shots is blank but for "few-shot". variant is a name without numbers: the numbers are in
+                 settings, one JSON object, which study.tables.with_settings spreads into columns. epoch is blank, or that of a
+                 metric measured after every epoch.
+curves.csv       a row per epoch of each reported run, with CURVE_COLUMNS; validation_accuracy is blank where it was not recorded.
+predictions.npz  of the reported runs. predictions_<shots> (seeds, N): the class that each seed's run gives to each test image, in
+                 the smallest unsigned integers; <shots> is "full" for runs on all images. embedding_<shots>, for the first number
+                 of shots alone: float16 (at most 2,000, at most 50), seed 0's embeddings of the first test images at unit length,
+                 rotated onto their principal directions (not centred, so that cosines stay what they are).
+checks.csv       what a notebook measured without training a model: check, seed, value.
+"""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from study.probes.evaluation import unit_rows
+from study.runs.execution import optimisation_settings
+from study.training.compute import LAPTOP
+
+COLUMNS = ["method", "variant", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings"]
+CURVE_COLUMNS = ["method", "variant", "trained_on", "shots", "seed", "epoch", "loss", "validation_accuracy"]
+MAP_IMAGES, MAP_DIMENSIONS = 2000, 50  # of embedding_<shots>
+
+
+def write_results(folder, setup, outcomes):
+    """Write runs.csv and, of the reported runs (variant "main"), curves.csv and predictions.npz. Returns the long table."""
+    long, reported = write_runs(folder, table(outcomes, setup)), [o for o in outcomes if o.run.variant == "main"]
+    curves(reported).to_csv(Path(folder) / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")
+    np.savez_compressed(Path(folder) / "predictions.npz", **_arrays(reported))
+    return long
+
+
+def write_runs(folder, frame):
+    """Write a long table to runs.csv, and return it."""
+    return _write(Path(folder) / "runs.csv", frame)
+
+
+def write_checks(folder, rows):
+    """Write checks.csv, what a notebook measured without training a model, and return it: rows of (check, seed, value), where
+    `check` says what the value is and its unit, and `seed` which batch it was measured on."""
+    return _write(Path(folder) / "checks.csv", pd.DataFrame(rows, columns=["check", "seed", "value"]))
+
+
+def read_runs(path):
+    """A long table as it was written: shots and epoch are whole numbers or blank."""
+    return pd.read_csv(path, dtype={"shots": "Int64", "epoch": "Int64"})
+
+
+def table(outcomes, setup):
+    """The long table: one row per run and metric, one more for each epoch of a metric that was measured after every epoch."""
+    rows = []
+    for outcome in outcomes:
+        values = [(None, name, value) for name, value in outcome.metrics.items()]
+        values += [(e, name, v) for name, each in outcome.epoch_metrics.items() for e, v in enumerate(each, 1)]
+        run, settings = outcome.run, json.dumps(settings_of(outcome.run, setup), sort_keys=True)
+        identity = [run.method, run.variant, run.trained_on, setup.dataset, run.shots, run.seed]
+        rows += [[*identity, epoch, name, value, round(outcome.seconds, 2), settings] for epoch, name, value in values]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"shots": "Int64", "epoch": "Int64"})
+
+
+def settings_of(run, setup):
+    """{name: value} of all that a run was made with, its own settings among the rest."""
+    record = {name: getattr(setup, name) for name in ("weights", "image_size")} | optimisation_settings(run, setup)
+    record["encoder"] = setup.encoder if isinstance(setup.encoder, str) else asdict(setup.encoder)
+    record |= {"classifier": run.classifier, "evaluate_on": run.evaluate_on}
+    if run.trained_on != "features":
+        record["augmentation"] = setup.recipe.augmentation
+    compute = replace(setup.compute, checkpoints=None)
+    if compute != LAPTOP:
+        record["compute"] = {name: value for name, value in asdict(compute).items() if value != getattr(LAPTOP, name)}
+    if run.queue:
+        record |= {"queue_size": run.queue.size, "momentum": run.queue.momentum}
+    return record | run.settings
+
+
+def curves(outcomes):
+    """Training curves, one row per run and epoch: loss, and validation accuracy where it was recorded."""
+    rows = [
+        [o.run.method, o.run.variant, o.run.trained_on, o.run.shots, o.run.seed, epoch, loss, accuracy]
+        for o in outcomes
+        for epoch, (loss, accuracy) in enumerate(zip(o.losses, o.curve or [None] * len(o.losses), strict=True), 1)
+    ]
+    return pd.DataFrame(rows, columns=CURVE_COLUMNS).astype({"shots": "Int64"})
+
+
+def _arrays(reported):
+    """The arrays of predictions.npz."""
+    groups = {}
+    for outcome in reported:
+        groups.setdefault(outcome.run.shots or "full", []).append(outcome)
+    arrays = {}
+    for shots, group in groups.items():
+        predictions = np.stack([outcome.predictions for outcome in group])
+        arrays[f"predictions_{shots}"] = predictions.astype(np.min_scalar_type(predictions.max()))
+    first = next(iter(groups))
+    of_first_seed = [outcome.embeddings for outcome in groups[first] if outcome.run.seed == 0]
+    return arrays | {f"embedding_{first}": principal(z[:MAP_IMAGES]) for z in of_first_seed if z is not None}
+
+
+def principal(embeddings, dimensions=MAP_DIMENSIONS):
+    """Embeddings (N, D) at unit length, rotated onto their principal directions: (N, at most `dimensions`) float16. Directions
+    are those of the rows as they are, not centred; the sign of each is such that its largest entry is positive."""
+    _, _, directions = np.linalg.svd(z := unit_rows(embeddings.astype(np.float64)), full_matrices=False)
+    directions = directions[:dimensions]
+    largest = np.take_along_axis(directions, abs(directions).argmax(1, keepdims=True), axis=1)
+    return (z @ (directions * np.sign(largest)).T).astype(np.float16)
+
+
+def _write(path, frame):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=False, lineterminator="\n")
+    return frame

@@ -1,0 +1,72 @@
+"""What all runs of a profile share, and the model that it stands for."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from study import data
+from study.paths import existing
+from study.runs.shared import images_of
+from study.training.compute import LAPTOP, Compute, place
+from study.training.model import Architecture, ImageEncoder, Model, architecture
+from study.training.optimisation import OPTIMIZERS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the whole encoder is fine-tuned, by all methods alike. The first four: see Optimisation."""
+
+    optimizer: str = "adamw"
+    warm_up: float = 0.1
+    final: float = 4e-6
+    layer_decay: float | None = None
+    augmentation: str = "crop"  # a name in data.AUGMENTATIONS
+
+    def __post_init__(self):
+        for name, allowed in (("optimizer", OPTIMIZERS), ("augmentation", data.AUGMENTATIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"recipe has {name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
+        if not (0 <= self.warm_up < 1 and 0 < self.final <= 1):
+            raise ValueError(f"recipe has warm_up {self.warm_up} and final {self.final}; expected shares below 1, final above 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What all runs of a profile share."""
+
+    shared: str  # folder of the arrays that 01_data writes
+    dataset: str
+    encoder: Architecture | str  # also a mapping, see model.architecture; a timm name stays one
+    weights: str  # "package", "hub", "none" or a file
+    image_size: int  # pixels a side
+    batch_size: int  # images a step; each gives two views
+    weight_decay: float
+    recipe: Recipe = Recipe()  # also a mapping of its fields
+    compute: Compute = LAPTOP  # as recipe
+
+    def __post_init__(self):
+        object.__setattr__(self, "shared", str(self.shared))
+        readers = {"encoder": architecture, "recipe": lambda given: Recipe(**given), "compute": lambda given: Compute(**given)}
+        for name, read in readers.items():
+            if isinstance(getattr(self, name), dict):  # as notebooks have it; read, it can be a key of a cache
+                object.__setattr__(self, name, read(getattr(self, name)))
+
+
+def new_model(setup):
+    """A model on images with setup's encoder and fresh heads."""
+    shape = architecture(setup.encoder)
+    encoder = ImageEncoder(shape, setup.weights)
+    heads = {name: getattr(shape, name) for name in ("projection_dim", "hidden", "classifier_scale")}
+    return Model(encoder, encoder.dim, classes=len(images_of(setup.dataset).classes), **heads)
+
+
+@lru_cache(2)
+def load_model(setup, path):
+    """The model whose weights were saved at path, in eval mode. It stays in memory and is made without touching torch's random
+    numbers, so an objective may ask for it at every step and a run does not depend on who asked first."""
+    existing(path, "cross_entropy")
+    with torch.random.fork_rng(devices=[]):
+        model = new_model(setup)
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return model.to(place(setup.compute).device).eval()
