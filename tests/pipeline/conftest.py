@@ -1,0 +1,36 @@
+"""One run of the whole pipeline at toy size, in a Git repository of its own, for all tests that look at its results."""
+
+import pytest
+from typed import typed
+
+from study import pipeline
+from study.paths import ROOT
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smoke") / "project"
+    pipeline.smoke(folder)
+    (folder / ".dvc" / "config.local").unlink()  # from here on it is a Git repository
+    (folder / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    typed(
+        folder, f"git init --quiet && git add --all && git rm --cached --quiet {pipeline.MARKER} && git commit --quiet -m smoke"
+    )
+    with open(folder / ".git" / "info" / "exclude", "a") as exclude:
+        exclude.write(f"{pipeline.MARKER}\n")
+    return folder
+
+
+@pytest.fixture
+def restored(project):
+    """The project, put back as it was after the test."""
+    yield project
+    typed(project, "git checkout --quiet . && git clean --quiet -fd")
+
+
+@pytest.fixture
+def clone(project, tmp_path):
+    """A fresh clone of the project: what Git holds, without data, arrays and DVC's cache."""
+    typed(tmp_path, f"git clone --quiet {project} clone")
+    assert not (tmp_path / "clone" / "results" / "arrays").exists()
+    return tmp_path / "clone"
