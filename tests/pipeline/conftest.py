@@ -13,11 +13,8 @@ def project(tmp_path_factory):
     pipeline.smoke(folder)
     (folder / ".dvc" / "config.local").unlink()  # from here on it is a Git repository
     (folder / ".gitignore").write_text((ROOT / ".gitignore").read_text())
-    typed(
-        folder, f"git init --quiet && git add --all && git rm --cached --quiet {pipeline.MARKER} && git commit --quiet -m smoke"
-    )
-    with open(folder / ".git" / "info" / "exclude", "a") as exclude:
-        exclude.write(f"{pipeline.MARKER}\n")
+    typed(folder, f"git init --quiet && echo {pipeline.MARKER} >> .git/info/exclude")
+    typed(folder, "git add --all && git commit --quiet --message smoke")
     return folder
 
 

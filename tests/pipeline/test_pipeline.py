@@ -183,9 +183,8 @@ def test_metrics_fit_a_screen_and_plots_need_no_network(project, tmp_path):
 
 
 def test_papermill_runs_a_notebook_with_parameters(project, tmp_path):
-    typed(
-        project, f"papermill notebooks/01_data.ipynb {tmp_path}/out.ipynb -k python3 -p results build/mine -p validation_size 200"
-    )
+    parameters = "-p results build/mine -p validation_size 200"
+    typed(project, f"papermill notebooks/01_data.ipynb {tmp_path}/out.ipynb {parameters}")
     assert "200 validation images" in (tmp_path / "out.ipynb").read_text()
 
 
