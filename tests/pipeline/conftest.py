@@ -4,7 +4,6 @@ import pytest
 from typed import typed
 
 from study import pipeline
-from study.paths import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +11,6 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smoke") / "project"
     pipeline.smoke(folder)
     (folder / ".dvc" / "config.local").unlink()  # from here on it is a Git repository
-    (folder / ".gitignore").write_text((ROOT / ".gitignore").read_text())
     typed(folder, f"git init --quiet && echo {pipeline.MARKER} >> .git/info/exclude")
     typed(folder, "git add --all && git commit --quiet --message smoke")
     return folder

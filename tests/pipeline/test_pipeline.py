@@ -14,7 +14,7 @@ from study import notebooks, pipeline
 from study.methods import METHODS
 from study.notebooks import NOTEBOOKS
 from study.paths import ROOT
-from study.runs import COLUMNS
+from study.runs.results import COLUMNS
 
 
 def rerun_after(stage):

@@ -93,7 +93,7 @@ def test_a_changed_parameter_of_a_part_reruns_its_stage_alone(part):
 
 
 @pytest.mark.tiny
-def test_the_whole_profile_of_the_papers_runs_at_two_steps_a_run(tmp_path):
+def test_the_whole_profile_of_the_papers_runs_at_toy_size(tmp_path):
     """`make tiny`."""
     parts = profiles.run_tiny(profiles.read("paper"), tmp_path)
     assert {part.group for part in parts} == {part.group for part in profiles.read("paper")}
