@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make repro` and `make test`. `make` alone lists the targets.
 PYTHON ?= python3
 PROFILE ?= laptop
+DEVICE ?= cpu
 BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -16,6 +17,7 @@ $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@python -m study.pipeline prepare
 	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true
 	@touch $@
 
@@ -44,9 +46,17 @@ test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at t
 tiny: $(READY)  ## the whole profile of the papers at toy size, two steps a run
 	pytest -m tiny --durations 1 tests
 
-bench: $(READY)  ## time and memory of the losses beside other implementations; speed of training
-	python -m study.benchmarks.losses
+bench: $(READY)  ## time and memory of the losses beside other implementations, speed of training; DEVICE=cuda for the losses on a GPU
+	python -m study.benchmarks.losses --device $(DEVICE)
+ifeq ($(DEVICE),cpu)
 	python -m study.benchmarks.training
+endif
+
+compat:  ## the tests of the losses on the oldest and the newest torch, on each Python this machine has
+	$(PYTHON) tests/compat.py
+
+verdicts: $(READY)  ## tables, figures and verdicts of the analysis again from what Git holds, and what differs
+	python -m study.pipeline verdicts
 
 mutants: $(READY)  ## do the tests of the losses notice when the code is changed? (half an hour)
 	mutmut run
@@ -63,6 +73,6 @@ readme: $(READY)  ## put the tables of results/ into README.md
 	python -m study.readme
 
 lock:  ## recompile requirements.txt from pyproject.toml
-	uv pip compile --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --no-header --extra study --extra dev pyproject.toml -o requirements.txt
 
-.PHONY: help setup data repro smoke test tiny bench mutants notebooks lab readme lock
+.PHONY: help setup data repro smoke test tiny bench compat verdicts mutants notebooks lab readme lock

@@ -90,6 +90,14 @@ def _note_seconds(stage, start):
 # What people and the Makefile call
 
 
+def prepare():
+    """Make what DVC's commands look for and a fresh clone lacks: clean copies, the list of methods' results, empty folders."""
+    clean()
+    methods()
+    for folder in ("data", "results/arrays/data", "results/arrays/cross_entropy"):
+        (ROOT / folder).mkdir(parents=True, exist_ok=True)
+
+
 def refresh(*keys):
     """Run source notebooks (all, or those named) in place with their own defaults, so that stored outputs match the code."""
     for key in keys or NOTEBOOKS:
@@ -146,7 +154,8 @@ def copy_project(folder):
     for name in ("notebooks", "src", "paper"):
         shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pdf", "__pycache__", "*.egg-info", ".*"))
-    shutil.copy(ROOT / "dvc.yaml", folder)
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
     (folder / "results").mkdir(exist_ok=True)
     (folder / ".dvc").mkdir(exist_ok=True)
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
@@ -192,8 +201,8 @@ def environment(folder):
 
 
 COMMANDS = {
-    "clean": clean, "run": run, "methods": methods, "paper": paper, "refresh": refresh, "smoke": smoke, "verdicts": verdicts,
-    "list": notebook_files, "summary": summary,
+    "clean": clean, "run": run, "methods": methods, "paper": paper, "prepare": prepare, "refresh": refresh, "smoke": smoke,
+    "verdicts": verdicts, "list": notebook_files, "summary": summary,
 }  # fmt: skip
 
 
