@@ -1,4 +1,4 @@
-"""README.md's tables of results: python -m study.readme puts them between their markers."""
+"""The tables of results in README.md and docs/: python -m study.readme puts them between their markers."""
 
 import pandas as pd
 
@@ -7,13 +7,14 @@ from study.paths import ROOT
 
 
 def main():
-    path = ROOT / "README.md"
-    path.write_text(with_results(path.read_text(), ROOT / "results"))
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(with_results(page, path.read_text(), ROOT / "results"))
 
 
-def with_results(text, results):
-    """README's text with what stands between each pair of markers replaced by a table of the folder results."""
-    for name, (file, lines_of) in TABLES.items():
+def with_results(page, text, results):
+    """The page's text with what stands between each pair of markers replaced by a table of the folder results."""
+    for name, (file, lines_of) in PAGES[page].items():
         start, end = text.index(f"<!-- {name}:"), text.index(f"<!-- end of {name} -->")
         lines = lines_of(pd.read_csv(results / file))
         text = text[: text.index("\n", start) + 1] + "\n".join(lines) + "\n" + text[end:]
@@ -67,11 +68,14 @@ def estimates_table(estimates):
     return lines
 
 
-TABLES = {
-    "claims": ("analysis/claims.csv", claims_table),
-    "accuracy": ("analysis/table.csv", accuracy_table),
-    "cost": ("cost/cost.csv", cost_table),
-    "estimates": ("estimates.csv", estimates_table),
+# The tables of each page, by the name of their markers: the file that they show, and the function that writes their lines.
+PAGES = {
+    "README.md": {
+        "claims": ("analysis/claims.csv", claims_table),
+        "accuracy": ("analysis/table.csv", accuracy_table),
+        "cost": ("cost/cost.csv", cost_table),
+    },
+    "docs/larger.md": {"estimates": ("estimates.csv", estimates_table)},
 }
 
 if __name__ == "__main__":

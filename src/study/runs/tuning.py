@@ -1,5 +1,6 @@
 """Which runs count: trials on validation images, the best of them, and the runs that are reported with its settings."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -15,6 +16,21 @@ from study.runs.run import Run, trained_on
 def alternatives(value):
     """A parameter's values to choose from: a list as it is, a number as the only one."""
     return value if isinstance(value, list) else [value]
+
+
+def trial_runs(method, *, learning_rate, shots, epochs, seeds, **settings):
+    """The runs by which settings of a methods.Method are chosen: on every seed's draw, judged on validation images.
+
+    What is given as a list is tried, each value with each of the others; seeds is always a list.
+    """
+    tried = itertools.product(alternatives(learning_rate), *map(alternatives, settings.values()), seeds)
+    return [
+        Run(
+            variant="trial", seed=seed, learning_rate=rate, epochs=epochs, evaluate_on="validation", **trained_on(shots),
+            **method.fields(**dict(zip(settings, values, strict=True))),
+        )
+        for rate, *values, seed in tried
+    ]  # fmt: skip
 
 
 def choose(trials, setup):

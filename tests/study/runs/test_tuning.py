@@ -17,6 +17,7 @@ from study.runs import (
     choose,
     reported_runs,
     table,
+    trial_runs,
     trained_on,
     tuning,
     write_runs,
@@ -42,6 +43,19 @@ def trial(temperature, seed, accuracy, **changes):
 
 def test_a_parameter_may_be_a_number_or_a_list_of_them():
     assert alternatives(0.1) == [0.1] and alternatives([0.1, 0.3]) == [0.1, 0.3]
+
+
+def test_trials_are_every_learning_rate_with_every_value_on_every_draw_judged_on_validation_images():
+    given = {"shots": 5, "epochs": 3, "seeds": [1000, 1001], "weight": 0.9, "hardness": [0.5, 1.0]}
+    trials = trial_runs(METHODS["SCHaNe"], learning_rate=[0.1, 0.2], **given)
+    assert [(run.learning_rate, run.settings["hardness"], run.seed) for run in trials] == [
+        *[(0.1, 0.5, 1000), (0.1, 0.5, 1001), (0.1, 1.0, 1000), (0.1, 1.0, 1001)],
+        *[(0.2, 0.5, 1000), (0.2, 0.5, 1001), (0.2, 1.0, 1000), (0.2, 1.0, 1001)],
+    ]
+    assert {(run.variant, run.evaluate_on, run.shots, run.epochs) for run in trials} == {("trial", "validation", 5, 3)}
+    assert {run.settings["weight"] for run in trials} == {0.9} and trials[2].objective.keywords["hardness"] == 1.0
+    given["hardness"] = 0.5
+    assert len(trial_runs(METHODS["SCHaNe"], learning_rate=0.1, **given)) == 2  # numbers are alternatives to nothing
 
 
 def test_best_trial_has_the_best_mean_over_seeds_not_the_best_run():
