@@ -156,7 +156,7 @@ def copy_project(folder):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pdf", "__pycache__", "*.egg-info", ".*"))
     (folder / "results").mkdir(exist_ok=True)
     (folder / ".dvc").mkdir(exist_ok=True)
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots.html"):
         shutil.copy(ROOT / name, folder / name)
     (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
 
