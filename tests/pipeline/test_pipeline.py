@@ -1,6 +1,7 @@
 """The whole pipeline at toy size: complete, repeatable, and re-run only where something changed."""
 
 import json
+import os
 
 import nbformat
 import networkx
@@ -78,7 +79,9 @@ def test_the_same_run_twice_gives_the_same_numbers_pictures_and_notebook(restore
         return runs.to_csv(), {path.name: path.read_bytes() for path in others}
 
     before = produced()
-    (restored / "results" / "clce" / "stale.csv").write_text("what an earlier version of the notebook wrote")
+    left = restored / "results" / "clce" / "left.csv"
+    left.write_text("what an earlier version of the notebook wrote")
+    os.utime(left, (0, 0))
     assert stages_run(pipeline.repro(restored, "--force", "--single-item", "method@clce")) == {"method@clce"}
     assert produced() == before
 
