@@ -211,10 +211,10 @@ def main():
     for name, function in COMMANDS.items():
         command = commands.add_parser(name, help=" ".join(function.__doc__.split()), description=function.__doc__)
         for parameter in inspect.signature(function).parameters.values():
-            optional = {parameter.VAR_POSITIONAL: "*"}.get(parameter.kind, None if parameter.default is parameter.empty else "?")
-            command.add_argument("arguments", metavar=parameter.name, nargs=optional or 1)
+            needed = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+            command.add_argument("arguments", metavar=parameter.name, nargs=1 if needed else "*")
     options = parser.parse_args()
-    COMMANDS[options.command](*(options.arguments or () if "arguments" in options else ()))
+    COMMANDS[options.command](*vars(options).get("arguments", ()))
 
 
 if __name__ == "__main__":

@@ -191,6 +191,18 @@ def test_papermill_runs_a_notebook_with_parameters(project, tmp_path):
     assert "200 validation images" in (tmp_path / "out.ipynb").read_text()
 
 
+@pytest.mark.parametrize(
+    "left",
+    [
+        "build/clean/data.ipynb", "results/arrays/data/splits.npz", "runs/paper/supcon-cifar-10", "dvc_plots/index.html", "data/x",
+        ".hypothesis/x", ".pytest_cache/x", ".ruff_cache/x", "mutants/x", "src/supcl.egg-info/x", ".dvc/cache/x", ".dvc/tmp/x",
+        "notebooks/.ipynb_checkpoints/x", "src/study/__pycache__/x", ".venv/x",
+    ],
+)  # fmt: skip
+def test_git_does_not_see_what_commands_leave_behind(project, left):
+    assert typed(project, f"git check-ignore {left}").strip() == left
+
+
 def test_smoke_refuses_a_folder_with_other_files(tmp_path):
     (tmp_path / "thesis.txt").write_text("dear to someone")
     (tmp_path / ".dvc").mkdir()
