@@ -43,7 +43,7 @@ test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at t
 	pytest tests
 	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg $$(python -m study.pipeline list)
 
-tiny: $(READY)  ## the whole profile of the papers at toy size, two steps a run
+tiny: $(READY)  ## the whole profile of the papers at toy size
 	pytest -m tiny --durations 1 tests
 
 bench: $(READY)  ## time and memory of the losses beside other implementations, speed of training; DEVICE=cuda for the losses on a GPU

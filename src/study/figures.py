@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
+from study.methods import METHODS
+
 COLUMN = 3.4  # inches, the width of a column of the paper
-# Okabe and Ito's colours, which colour-blind readers can tell apart; a method has the same one in every figure.
-COLORS = {"CE": "#4d4d4d", "SupCon": "#0072b2", "SCHaNe": "#d55e00", "CLCE": "#009e73", "GenSCL": "#aa4499"}
 GREY = "#999999"
 
 sns.set_theme(
@@ -26,6 +26,11 @@ sns.set_theme(
         "lines.linewidth": 1.5,
     },
 )
+
+
+def colour_of(name):
+    """The colour that a method has in every figure; grey for what is no method."""
+    return METHODS[name].colour if name in METHODS else GREY
 
 
 def save(fig, folder, name):
@@ -68,8 +73,7 @@ def dots(summary, label, color=None, xlabel="test accuracy (%)", zero=False):
     """
     fig, ax = plt.subplots(figsize=(COLUMN, 0.5 + 0.22 * len(summary)))
     for y, row in enumerate(summary.to_dict("records")):
-        shade = COLORS.get(row[color], GREY) if color else COLORS["SupCon"]
-        dot(ax, row, y, shade)
+        dot(ax, row, y, colour_of(row[color] if color else "SupCon"))
     if zero:
         ax.axvline(0, color=GREY, lw=0.8, zorder=0)
     ax.set_yticks(range(len(summary)), summary[label])
@@ -91,7 +95,7 @@ def sweep(summary, x, xlabel, ylabel="test accuracy (%)", by="method", log=False
     fig, ax = plt.subplots(figsize=(COLUMN, 2.3))
     ends = []
     for name, line in summary.groupby(by, sort=False):
-        color = COLORS.get(name, GREY)
+        color = colour_of(name)
         ax.plot(line[x], line["mean"], "o-", ms=3, color=color)
         ax.fill_between(line[x], line["low"], line["high"], color=color, alpha=0.2, lw=0)
         ends.append((line["mean"].iloc[-1], line[x].iloc[-1], name, color))
@@ -154,7 +158,7 @@ def strips(values, ylabel):
     fig, ax = plt.subplots(figsize=(COLUMN, 2.2))
     for place, (name, group) in enumerate(values.items()):
         aside = np.linspace(-0.25, 0.25, len(group))[np.random.default_rng(0).permutation(len(group))]  # dots beside each other
-        color = COLORS.get(name, GREY)
+        color = colour_of(name)
         ax.plot(place + aside, group, "o", ms=4, color=color, alpha=0.6, mew=0)
         ax.hlines(np.median(group), place - 0.35, place + 0.35, color=color)
     ax.set_xticks(range(len(values)), values)
@@ -167,7 +171,7 @@ def class_counts(train_counts, test_counts, classes):
     """Bars of the number of images per class, training and test beside each other."""
     fig, ax = plt.subplots(figsize=(COLUMN, 1.9))
     x = np.arange(len(classes))
-    ax.bar(x - 0.2, train_counts, 0.4, color=COLORS["SupCon"], label="training")
+    ax.bar(x - 0.2, train_counts, 0.4, color=colour_of("SupCon"), label="training")
     ax.bar(x + 0.2, test_counts, 0.4, color=GREY, label="test")
     ax.set_xticks(x, classes, rotation=45, ha="right")
     ax.set_ylabel("images")
@@ -178,7 +182,7 @@ def class_counts(train_counts, test_counts, classes):
 def scatter(points, xlabel, ylabel, curve=None, log=False):
     """Dots of several groups, with a line for what the formula says. points: {name: (x, y)}; curve: (name, x, y)."""
     fig, ax = plt.subplots(figsize=(COLUMN, 2.5))
-    for (name, (x, y)), color, marker in zip(points.items(), [COLORS["SupCon"], COLORS["SCHaNe"]], "o^", strict=False):
+    for (name, (x, y)), color, marker in zip(points.items(), [colour_of("SupCon"), colour_of("SCHaNe")], "o^", strict=False):
         ax.plot(x, y, marker, ms=3, color=color, alpha=0.5, mew=0, label=name, rasterized=True)
     if curve:
         name, x, y = curve
@@ -195,7 +199,7 @@ def scatter(points, xlabel, ylabel, curve=None, log=False):
 def bands(x, lines, xlabel, ylabel):
     """Median and 5 to 95 % range over many items against x (K,). lines: {name: (K, items)}."""
     fig, ax = plt.subplots(figsize=(COLUMN, 2.3))
-    for (name, values), color in zip(lines.items(), [COLORS["SCHaNe"], COLORS["SupCon"]], strict=False):
+    for (name, values), color in zip(lines.items(), [colour_of("SCHaNe"), colour_of("SupCon")], strict=False):
         low, middle, high = np.quantile(np.asarray(values), [0.05, 0.5, 0.95], axis=1)
         ax.plot(x, middle, "o-", ms=3, color=color, label=name)
         ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
@@ -211,7 +215,7 @@ def lines(x, ys, xlabel, ylabel, colors=("SupCon", "SCHaNe"), log=False):
     fig, ax = plt.subplots(figsize=(COLUMN, 2.2))
     ends = []
     for (name, y), color in zip(ys.items(), colors, strict=False):
-        shade = COLORS.get(color, GREY)
+        shade = colour_of(color)
         ax.plot(x, y, color=shade)
         ends.append((y[-1], x[-1], name, shade))
     if log:
@@ -224,10 +228,10 @@ def lines(x, ys, xlabel, ylabel, colors=("SupCon", "SCHaNe"), log=False):
 
 
 def scaling(curves, xlabel, ylabel):
-    """Growth on two logarithmic axes, with a mark for each measurement. curves: {name: (x, y, how to draw the line)}."""
+    """Growth on two logarithmic axes, with a mark for each measurement. curves: {name: (x, y, style of the line)}."""
     fig, ax = plt.subplots(figsize=(COLUMN, 3))
-    for name, (x, y, how) in curves.items():
-        ax.plot(x, y, label=name, **({"marker": "o", "ms": 3} | how))
+    for name, (x, y, style) in curves.items():
+        ax.plot(x, y, label=name, **({"marker": "o", "ms": 3} | style))
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     sizes = [v for x, _, _ in curves.values() for v in x]

@@ -154,11 +154,10 @@ def copy_project(folder):
     for name in ("notebooks", "src", "paper"):
         shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pdf", "__pycache__", "*.egg-info", ".*"))
-    for name in ("dvc.yaml", ".dvcignore"):
-        shutil.copy(ROOT / name, folder)
     (folder / "results").mkdir(exist_ok=True)
     (folder / ".dvc").mkdir(exist_ok=True)
-    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+        shutil.copy(ROOT / name, folder / name)
     (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
 
 

@@ -3,8 +3,8 @@
 profiles/NAME.yaml names groups of parts. A part is a copy of the project in runs/NAME/<part>, where DVC runs the part's notebooks
 with the part's parameters, and goes on from there when it is called again. PART is a part or a group; without it all are run.
 
---tiny   instead at toy size in build/tiny-NAME: two steps a run, test models, digits. Parts that then have the same parameters
-         are run once.
+--tiny   instead at toy size in build/tiny-NAME: test models, digits, and sizes as the notebooks' defaults have them. Parts that
+         then have the same parameters are run once.
 """
 
 import argparse
@@ -14,17 +14,13 @@ from dataclasses import dataclass, replace
 
 import yaml
 
-from study import pipeline
+from study import notebooks, pipeline
 from study.paths import ROOT
 
-# What --tiny puts in the place of a part's values, where a notebook has such a parameter. A number in the place of a list is for
-# each of its entries.
-TINY = {
-    "dataset": "digits", "weights": "none", "image_size": 16, "feature_size": 16, "batch_size": 170, "validation_size": 1000,
-    "seeds": 1, "epochs": 1, "sweep_seeds": 1, "sweep_epochs": 1, "sweep_batch_size": 170, "sweep_temperatures": [0.1],
-    "sweep_positives": [1], "sweep_batch_sizes": [170], "sweep_weights": [0.0, 0.5, 1.0], "timing_rounds": 1,
-    "class_split": "random", "class_splits": 1, "episodes": 5, "images_per_class": 20, "transfer_seeds": 1, "back_seeds": 1,
-    "probe_images": 100, "compute": {"precision": "bf16"},
+# What a part keeps at toy size, since it says in which way the part differs; all else are the notebooks' own defaults.
+KINDS = {
+    "shots", "base_shots", "learning_rate", "label_smoothing", "temperature", "hardness", "loss_weight", "weight", "positives",
+    "applied_to", "recipe", "weight_decay",
 }  # fmt: skip
 
 
@@ -68,25 +64,22 @@ def _part(name, group, content):
 
 
 def tiny(part):
-    """The part at toy size."""
+    """The part at toy size: the notebooks' defaults but for KINDS, the kind of encoder, and the precision."""
     stages = {}
-    for stage, parameters in part.stages.items():
-        small = {key: _in_the_form_of(parameters[key], value) for key, value in TINY.items() if key in parameters}
+    for key, parameters in part.stages.items():
+        small = notebooks.defaults(key) | {name: value for name, value in parameters.items() if name in KINDS}
+        small |= {"results": "results", "compute": {"precision": "bf16"} if "precision" in parameters["compute"] else {}}
         if "encoder" in parameters:
             small["encoder"] = _tiny_encoder(parameters["encoder"])
-        if stage == "data":
-            small["seeds"] = 2  # it compares two draws
-        stages[stage] = parameters | small
+        stages[key] = small
     return replace(part, stages=stages)
-
-
-def _in_the_form_of(given, value):
-    return [value] * len(given) if isinstance(given, list) and not isinstance(value, list) else value
 
 
 def _tiny_encoder(encoder):
     options = {"name": encoder} if isinstance(encoder, str) else {key: encoder[key] for key in encoder if key != "img_size"}
-    return options | {"name": "test_resnet" if options["name"].startswith("resnet") else "test_vit"}
+    if options["name"].startswith("resnet"):
+        return options | {"name": "test_resnet"}
+    return options | {"name": "test_vit", "patch_size": 8}  # which the images' 24 pixels are a multiple of
 
 
 def run(profile, name=None, small=False):

@@ -1,16 +1,29 @@
 """From the long table of runs to means, 95 % intervals and paired differences."""
 
+import json
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-# The notebook that chooses a method's settings and reports its runs, in results/<stage>/runs.csv.
-STAGES = {"CE": "cross_entropy", "SupCon": "supcon", "SCHaNe": "schane", "CLCE": "clce", "GenSCL": "genscl"}
+BY = ("method", "variant", "trained_on", "shots")  # what tells the runs of a table apart, but for settings and seeds
 
 
-def images_in_words(shots):
-    """What a run learns from, by its `shots` in the long table: "20 per class", or "all images" for "full" and "all"."""
-    return "all images" if shots in ("full", "all") else f"{shots} per class"
+def with_settings(frame):
+    """The long table with a column for each setting in place of the JSON column `settings`; blank where a run has none such.
+
+    This is where numbers come from: a sweep groups by such a column. Raises ValueError if a setting is called as a column.
+    """
+    read = {text: json.loads(text) for text in frame.settings.unique()}
+    settings = pd.DataFrame([read[text] for text in frame.settings], index=frame.index)
+    if both := settings.columns.intersection(frame.columns).tolist():
+        raise ValueError(f"settings called {', '.join(both)} would replace columns of the table; give them other names.")
+    return frame.drop(columns="settings").join(settings)
+
+
+def images_in_words(trained_on, shots):
+    """What a run learns from, by its columns of these names: "20 per class", or "all images"."""
+    return f"{int(shots)} per class" if trained_on == "few-shot" else "all images"
 
 
 def interval(values):
@@ -23,20 +36,27 @@ def interval(values):
     return mean, mean - half, mean + half
 
 
-def summarise(runs, metric="accuracy", by=("method", "variant", "shots")):
+def summarise(runs, metric="accuracy", by=BY):
     """One row per group of runs: mean, low, high and n over its seeds. Groups keep the order they appear in."""
     groups = runs[runs.metric == metric].groupby(list(by), sort=False, dropna=False).value
     rows = [[*key, *interval(values), len(values)] for key, values in groups]
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
 
 
-def paired_differences(runs, reference, metric="accuracy", by=("method", "variant", "shots")):
-    """Like summarise, of each run's difference to the run of `reference` (a dict such as {"method": "CE"}) that has the same
-    dataset, shots and seed. A seed that the reference did not run is left out."""
+def paired_differences(runs, reference, metric="accuracy", by=BY):
+    """Like summarise, of each run's difference to the run of `reference` that has the same dataset, shots and seed and is trained
+    on the same kind of images. A seed that the reference did not run is left out.
+
+    reference   {column: value}, such as {"method": "CE"}; a setting is a column after with_settings.
+    Raises ValueError if the reference has several runs for one seed.
+    """
     runs = runs[runs.metric == metric]
-    same = ["dataset", "shots", "seed"]
+    same = ["dataset", "trained_on", "shots", "seed"]
     is_reference = np.logical_and.reduce([runs[column] == value for column, value in reference.items()])
-    pairs = runs.merge(runs[is_reference][[*same, "value"]], on=same, suffixes=("", "_reference"), validate="many_to_one")
+    references = runs[is_reference][[*same, "value"]]
+    if references.duplicated(same).any():
+        raise ValueError(f"{reference} names several runs with {metric} for one seed; name more columns, such as a setting.")
+    pairs = runs.merge(references, on=same, suffixes=("", "_reference"))  # runs on all images are paired by their blank shots
     return summarise(pairs.assign(value=pairs.value - pairs.value_reference), metric, by)
 
 

@@ -143,10 +143,12 @@ class Pairs:
         return [torch.cat(parts) for parts in zip(*results, strict=True)]
 
     def _reduce_tiles(self, terms):
-        positives = tiled.count_positives(self)
-        log_sum_exps = iter(tiled.logsumexp(self, [term for term in terms if isinstance(term, LogSumExp)]))
-        values = [tiled.mean_positive(self, positives) if isinstance(term, Mean) else next(log_sum_exps) for term in terms]
-        return *values, positives
+        """The same from tiled.py, which takes the means apart."""
+        logs = [tuple(term) for term in terms if isinstance(term, LogSumExp)]
+        *values, positives = tiled.reduce(self, logs, len(logs) < len(terms))
+        mean = values.pop() if len(logs) < len(terms) else None
+        values = iter(values)
+        return [mean if isinstance(term, Mean) else next(values) for term in terms] + [positives]
 
     def _takes_tiles(self, engine, tile):
         refusal = None

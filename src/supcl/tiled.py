@@ -1,15 +1,15 @@
 """The fast engine behind Pairs: the same sums over pairs, with forward and backward passes written by hand.
 
-logsumexp      in tiles of similarities small enough for a processor's cache, which the backward pass computes again. Where
-               contrasts are the anchors themselves, s is symmetric: only tiles on and above the diagonal are computed, and
-               each serves its rows and its columns. With L_i = log sum_j exp(factor s_ij) and W_ij = exp(factor s_ij - L_i):
+Similarities are computed in tiles small enough for a processor's cache, and the backward pass computes them again. Where
+contrasts are the anchors themselves, s is symmetric: only tiles on and above the diagonal are computed, and each serves its
+rows and its columns. With L_i = log sum_j exp(factor s_ij), W_ij = exp(factor s_ij - L_i), and m_i = sum_j t_ij s_ij the mean
+over positives, t_ij = c_ij / sum_j' c_ij':
 
-               dL_i/da_i = factor / temperature sum_j W_ij c_j,    dL_i/dc_j = factor / temperature W_ij a_i
+    dL_i/da_i = factor / temperature sum_j W_ij x_j,    dL_i/dx_j = factor / temperature W_ij a_i
+    dm_i/da_i = 1 / temperature sum_j t_ij x_j,         dm_i/dx_j = 1 / temperature t_ij a_i
 
-mean_positive  is linear in the contrasts, so no pair is visited: it is a product with sums over classes, less the anchor
-               itself. That subtraction can cancel most digits, which is why these sums are in float64.
-
-Neither has second derivatives. Both keep the precision of their inputs under autocast, which Pairs switches off.
+for anchors a and contrasts x. In a tight cluster these nearly cancel, so weights are added up pair by pair before they meet
+the embeddings. There are no second derivatives.
 """
 
 import torch
@@ -18,41 +18,63 @@ BOUNDED = 40  # exp(-40), exp(40) and sums of millions of them fit float32: expo
 LOWEST = -1e38  # stands for minus infinity among exponents, as differences of infinities are not numbers
 
 
-def logsumexp(pairs, terms):
-    """log sum_j exp(factor s_ij) for each of the terms (over, factor) and each anchor: (terms, N)."""
-    labelled = any(over != "others" for over, _ in terms)
-    rows = columns = _Side(pairs.anchors, pairs.labels if labelled else None, pairs.block)
+def reduce(pairs, terms, mean):
+    """log sum_j exp(factor s_ij) for the terms (over, factor), if `mean` then the mean over positives, and the positives: all
+    are (N,)."""
+    soft = pairs.labels.ndim == 2
+    rows = columns = _Side(pairs.anchors, None if soft else pairs.labels, pairs.block)
     if not pairs.symmetric:
-        columns = _Side(pairs.contrasts, pairs.contrast_labels if labelled else None, pairs.block)
+        columns = _Side(pairs.contrasts, None if soft else pairs.contrast_labels, pairs.block)
     tiles = _Tiles(rows, columns, pairs.offset, pairs.symmetric)
-    return _LogSumExp.apply(pairs.anchors, pairs.contrasts, tiles, terms, pairs.temperature)
+    positives = _total_similarity(pairs) if soft else _count_positives(pairs)
+    if not mean:
+        return *_Reduce.apply(pairs.anchors, pairs.contrasts, tiles, terms, pairs.temperature, None, None, None)[0], positives
+    at_least = positives.clamp(min=1e-10)
+    value = _mean_positive(pairs, at_least)
+    degrees = (pairs.labels, pairs.contrast_labels) if soft else None
+    logs, value = _Reduce.apply(pairs.anchors, pairs.contrasts, tiles, terms, pairs.temperature, value, at_least, degrees)
+    return *logs, value, positives
 
 
-def mean_positive(pairs, positives):
-    """sum_j c_ij s_ij / sum_j c_ij for each anchor, where positives holds the latter sums: (N,)."""
-    labels, contrast_labels, classes = pairs.labels, pairs.contrast_labels, pairs.labels.shape[-1]
-    if labels.ndim == 1:  # numbered from 0
-        names, numbers = torch.cat((labels, contrast_labels)).unique(return_inverse=True)
-        (labels, contrast_labels), classes = numbers.split((len(labels), len(contrast_labels))), len(names)
-    own = None if pairs.offset is None else slice(pairs.offset, pairs.offset + len(labels))
-    mean = _MeanPositive.apply(pairs.anchors, pairs.contrasts, labels, contrast_labels, positives, classes, own, pairs.block)
-    return mean / pairs.temperature
+def _count_positives(pairs):
+    ordered = pairs.contrast_labels.sort().values
+    first, end = (torch.searchsorted(ordered, pairs.labels, right=right) for right in (False, True))
+    return (end - first - (0 if pairs.offset is None else 1)).to(pairs.anchors.dtype)
 
 
-def count_positives(pairs):
-    """The number of each anchor's positives, or sum_j c_ij of label distributions: (N,)."""
-    if pairs.labels.ndim == 1:
-        ordered = pairs.contrast_labels.sort().values
-        first, end = (torch.searchsorted(ordered, pairs.labels, right=right) for right in (False, True))
-        return (end - first - (0 if pairs.offset is None else 1)).to(pairs.anchors.dtype)
+def _total_similarity(pairs):
+    """sum_j c_ij = q_i . sum_j p_j, the anchor itself left out: (N,). In float64, as little may be left."""
     everyone = pairs.contrast_labels.sum(0, dtype=torch.float64)
-    totals = torch.empty_like(pairs.anchors[:, 0])
+    totals = pairs.anchors.new_empty(len(pairs.anchors))
     for rows in _blocks(len(totals), pairs.block):
-        others = everyone
-        if pairs.offset is not None:
-            others = everyone - pairs.contrast_labels[rows.start + pairs.offset : rows.stop + pairs.offset]
-        totals[rows] = (pairs.labels[rows] * others).sum(1)
+        itself = 0 if pairs.offset is None else _shifted(pairs.contrast_labels, rows, pairs.offset)
+        totals[rows] = (pairs.labels[rows] * (everyone - itself)).sum(1)
     return totals
+
+
+@torch.no_grad()
+def _mean_positive(pairs, positives):
+    """sum_j c_ij s_ij / sum_j c_ij: linear in the contrasts, so no pair is visited, but their sums over classes. (N,)"""
+    x, labels, contrast_labels = pairs.contrasts, pairs.labels, pairs.contrast_labels
+    if labels.ndim == 1:
+        names, numbers = torch.cat((labels, contrast_labels)).unique(return_inverse=True)
+        labels, contrast_labels = numbers.split((len(labels), len(contrast_labels)))
+        by_class = x.new_zeros(len(names), x.shape[1], dtype=torch.float64).index_add_(0, contrast_labels, x.double())
+    else:
+        by_class = sum(contrast_labels[b].double().T @ x[b].double() for b in _blocks(len(x), pairs.block))  # (C, D)
+    means = pairs.anchors.new_empty(len(pairs.anchors))
+    for rows in _blocks(len(means), pairs.block):
+        a, q = pairs.anchors[rows], labels[rows]
+        total = a * (by_class[q] if q.ndim == 1 else q.double() @ by_class)  # (B, D)
+        if pairs.offset is not None:
+            own = 1 if q.ndim == 1 else (q.double() * _shifted(contrast_labels, rows, pairs.offset)).sum(1, keepdim=True)
+            total -= own * a.double() * _shifted(x, rows, pairs.offset)
+        means[rows] = total.sum(1) / positives[rows] / pairs.temperature
+    return means
+
+
+def _shifted(x, rows, offset):
+    return x[rows.start + offset : rows.stop + offset]
 
 
 class _Side:
@@ -61,11 +83,11 @@ class _Side:
 
     def __init__(self, x, labels, size):
         self.device, self.labels, self.order = x.device, labels, None
-        ends = [len(x)]
+        ends, values = [len(x)], range(len(x))
         if labels is not None:
             self.labels, self.order = labels.sort()
             ends = self.labels.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
-        values = torch.arange(len(x), device=x.device) if labels is None else self.labels
+            values = self.labels
         self.blocks = [(rows, int(values[rows.start]), int(values[rows.stop - 1])) for rows in _class_blocks(ends, size)]
 
     def sort(self, x, dim=0):
@@ -99,18 +121,17 @@ class _Tiles:
     def __init__(self, rows, columns, offset, symmetric):
         self.rows, self.columns, self.offset, self.symmetric = rows, columns, offset, symmetric
 
-    def visit(self, terms):
-        """For each tile: slices a of rows and b of columns, and the terms that have pairs in it, as (k, factor, mask of pairs
-        left out or None, whether the diagonal is left out)."""
+    def visit(self, relations):
+        """For each tile that has pairs of these relations: slices a of rows and b of columns, and by relation what it leaves out
+        there: a mask or None, and whether the diagonal. A relation without pairs in the tile is missing."""
         shift = 0 if self.rows.labels is not None or self.offset is None else self.offset
         for i, (a, first, last) in enumerate(self.rows.blocks):
             for b, first_column, last_column in self.columns.blocks[i if self.symmetric else 0 :]:
-                without = {"others": (None, False), "negatives": (None, False)}  # no class in common
+                left_out = {"others": (None, False), "negatives": (None, False)}  # no class in common
                 if first + shift <= last_column and first_column <= last + shift:
-                    without = self._left_out(a, b)
-                parts = [(k, factor, *without[over]) for k, (over, factor) in enumerate(terms) if over in without]
-                if parts:
-                    yield a, b, parts
+                    left_out = self._left_out(a, b)
+                if relations & left_out.keys():
+                    yield a, b, left_out
 
     def _left_out(self, a, b):
         itself, diagonal = None, self.symmetric and a == b
@@ -123,28 +144,27 @@ class _Tiles:
         return {"others": (itself, diagonal), "positives": (other, diagonal), "negatives": (same, False)}
 
 
-class _LogSumExp(torch.autograd.Function):
-    """The log-sum-exp is kept as largest + log(sums), which loses no digits where exponents are large. Exponents that are
-    bounded need no shift: largest is 0."""
+class _Reduce(torch.autograd.Function):
+    """The log-sum-exps (terms, N) and the mean over positives (N,), whose value comes from above.
+
+    A log-sum-exp is kept as largest + log(sums), which loses no digits where exponents are large. Bounded exponents need no
+    shift, so largest is 0."""
 
     @staticmethod
-    def forward(ctx, anchors, contrasts, tiles, terms, temperature):
+    def forward(ctx, anchors, contrasts, tiles, terms, temperature, mean, positives, degrees):
         x = tiles.rows.sort(anchors)
         y = x if tiles.symmetric else tiles.columns.sort(contrasts)
         bounded = [abs(factor) <= BOUNDED * temperature for _, factor in terms]
         sums, largest = x.new_zeros(2, len(terms), len(x))
-        for k in range(len(terms)):
-            largest[k] = 0 if bounded[k] else LOWEST
+        largest[[not fits for fits in bounded]] = LOWEST
         scratch = _Scratch(x)
-        for a, b, parts in tiles.visit(terms):
-            s = scratch.products(x[a], y[b], 1 / temperature)
+        for a, b, left_out in tiles.visit({over for over, _ in terms}):
+            s = scratch.products("s", x[a], y[b], 1 / temperature)
             sides = [(a, 1)] if not tiles.symmetric or a == b else [(a, 1), (b, 0)]
-            for k, factor, mask, diagonal in parts:
-                e = (
-                    scratch.exponentials(s, factor, mask, diagonal)
-                    if bounded[k]
-                    else scratch.exponents(s, factor, mask, diagonal)
-                )
+            for k, (over, factor) in enumerate(terms):
+                if over not in left_out:
+                    continue
+                e = scratch.exponentials(s, factor, bounded[k], *left_out[over])
                 for block, dim in sides:
                     if bounded[k]:
                         sums[k, block] += e.sum(dim)
@@ -155,14 +175,15 @@ class _LogSumExp(torch.autograd.Function):
                         sums[k, block] = sums[k, block] * (old - new).exp() + shifted.sum(dim)
                         largest[k, block] = new
         sums.masked_fill_(largest == LOWEST, 0)  # the sum over no pair
-        ctx.save_for_backward(anchors, contrasts, sums, largest)
-        ctx.tiles, ctx.terms, ctx.temperature, ctx.bounded = tiles, terms, temperature, bounded
-        return tiles.rows.unsort((largest + sums.log()).clamp_(min=LOWEST), dim=1)
+        ctx.save_for_backward(anchors, contrasts, sums, largest, positives)
+        ctx.tiles, ctx.terms, ctx.temperature, ctx.bounded, ctx.degrees = tiles, terms, temperature, bounded, degrees
+        return tiles.rows.unsort((largest + sums.log()).clamp_(min=LOWEST), dim=1), mean
 
     @staticmethod
-    def backward(ctx, grad):
-        _refuse_second_derivatives()
-        anchors, contrasts, sums, largest = ctx.saved_tensors
+    def backward(ctx, grad, grad_mean):
+        if torch.is_grad_enabled():  # as it is under create_graph=True
+            raise RuntimeError('Second derivatives need engine="readable"; the tiled engine has the first alone.')
+        anchors, contrasts, sums, largest, positives = ctx.saved_tensors
         tiles, symmetric = ctx.tiles, ctx.tiles.symmetric
         x = tiles.rows.sort(anchors)
         y = x if symmetric else tiles.columns.sort(contrasts)
@@ -170,27 +191,32 @@ class _LogSumExp(torch.autograd.Function):
         grad_y = grad_x if symmetric else torch.zeros_like(y)
         # g_i W_ij = share_i exp(factor s_ij - largest_i); the gradient of a sum over no pair, NaN included, stops here
         share = (tiles.rows.sort(grad, dim=1) / sums).masked_fill_(sums == 0, 0)
+        similar = None if positives is None else "positives" if ctx.degrees is None else "others"
+        if similar:
+            share_mean = tiles.rows.sort(grad_mean / positives)
         scratch = _Scratch(x)
-        for a, b, parts in tiles.visit(ctx.terms):
-            s = scratch.products(x[a], y[b], 1 / ctx.temperature)
-            weights = scratch("weights", *s.shape).zero_()  # dloss/ds: sum over terms of factor (g_i W_ij + g_j W_ji)
-            for k, factor, mask, diagonal in parts:
-                if ctx.bounded[k]:
-                    e = scratch.exponentials(s, factor, mask, diagonal)
-                    weights.addcmul_(e, share[k, a, None], value=factor)
-                    if symmetric:
-                        weights.addcmul_(e, share[k, b], value=factor)
-                else:
-                    e, shifted = scratch.exponents(s, factor, mask, diagonal), scratch("shifted", *s.shape)
-                    torch.sub(e, largest[k, a, None], out=shifted).exp_()
-                    weights.addcmul_(shifted, share[k, a, None], value=factor)
-                    if symmetric:
-                        weights.addcmul_(e.sub_(largest[k, b]).exp_(), share[k, b], value=factor)
+        for a, b, left_out in tiles.visit({similar, *(over for over, _ in ctx.terms)}):
+            s = scratch.products("s", x[a], y[b], 1 / ctx.temperature)
+            weights = scratch("weights", *s.shape).zero_()  # dloss/ds_ij + dloss/ds_ji
+            for k, (over, factor) in enumerate(ctx.terms):
+                if over not in left_out:
+                    continue
+                e = scratch.exponentials(s, factor, ctx.bounded[k], *left_out[over])
+                w = e if ctx.bounded[k] else torch.sub(e, largest[k, a, None], out=scratch("shifted", *s.shape)).exp_()
+                weights.addcmul_(w, share[k, a, None], value=factor)
+                if symmetric:
+                    w = e if ctx.bounded[k] else e.sub_(largest[k, b]).exp_()
+                    weights.addcmul_(w, share[k, b], value=factor)
+            if similar in left_out:
+                c = scratch.degrees(ctx.degrees, a, b, *left_out[similar])
+                weights.addcmul_(c, share_mean[a, None])
+                if symmetric:
+                    weights.addcmul_(c, share_mean[b])
             grad_x[a].addmm_(weights, y[b], alpha=1 / ctx.temperature)
             if not (symmetric and a == b):  # a tile on the diagonal is its own mirror image
                 grad_y[b].addmm_(weights.T, x[a], alpha=1 / ctx.temperature)
         grad_anchors = tiles.rows.unsort(grad_x)  # if symmetric, with what embeddings get as contrasts
-        return grad_anchors, None if symmetric else tiles.columns.unsort(grad_y), None, None, None
+        return grad_anchors, None if symmetric else tiles.columns.unsort(grad_y), *[None] * 6
 
 
 class _Scratch:
@@ -199,82 +225,33 @@ class _Scratch:
     def __init__(self, like):
         self.like, self.memory = like, {}
 
-    def __call__(self, name, *shape):
-        memory, size = self.memory.get(name), shape[0] * shape[1]
-        if memory is None or memory.numel() < size:
-            memory = self.memory[name] = self.like.new_empty(size)
-        return memory[:size].view(shape)
+    def __call__(self, name, rows, columns):
+        memory = self.memory.get(name)
+        if memory is None or len(memory) < rows * columns:
+            memory = self.memory[name] = self.like.new_empty(rows * columns)
+        return memory[: rows * columns].view(rows, columns)
 
-    def products(self, x, y, scale):
-        s = self("products", len(x), len(y))
+    def products(self, name, x, y, scale=1.0):
+        s = self(name, len(x), len(y))
         return torch.addmm(s, x, y.T, beta=0, alpha=scale, out=s)
 
-    def exponentials(self, s, factor, mask, diagonal):
-        e = self("exponents", *s.shape)
+    def exponentials(self, s, factor, bounded, mask, diagonal):
+        """exp(factor s), or factor s where that is not bounded."""
+        e = self("exponentials", *s.shape)
+        if not bounded:
+            return _leave_out(torch.mul(s, factor, out=e), mask, diagonal, LOWEST)
         return _leave_out(torch.exp(s, out=e) if factor == 1 else torch.mul(s, factor, out=e).exp_(), mask, diagonal, 0)
 
-    def exponents(self, s, factor, mask, diagonal):
-        return _leave_out(torch.mul(s, factor, out=self("exponents", *s.shape)), mask, diagonal, LOWEST)
+    def degrees(self, labels, a, b, mask, diagonal):
+        """c_ij: 1 for each positive, or the cosine of distributions."""
+        if labels is None:
+            c = self("degrees", a.stop - a.start, b.stop - b.start).fill_(1)
+        else:
+            c = self.products("degrees", labels[0][a], labels[1][b])
+        return _leave_out(c, mask, diagonal, 0)
 
 
 def _leave_out(e, mask, diagonal, value):
     if mask is not None:
         e.masked_fill_(mask, value)
     return e.fill_diagonal_(value) if diagonal else e
-
-
-class _MeanPositive(torch.autograd.Function):
-    """a_i . m_i for anchors a, with m_i = (sum_j c_ij x_j - c_ii x_i) / positives_i for contrasts x."""
-
-    @staticmethod
-    def forward(ctx, anchors, contrasts, labels, contrast_labels, positives, classes, own, size):
-        by_class = _class_sums(contrasts, contrast_labels, classes, size)
-        means = torch.empty_like(anchors)
-        for rows in _blocks(len(anchors), size):
-            total = _of_labels(by_class, labels[rows])  # (B, D)
-            if own is not None:
-                total -= _cosines(labels[rows], contrast_labels[own][rows]) * contrasts[own][rows]
-            means[rows] = total / positives[rows, None].clamp(min=1e-10)
-        ctx.save_for_backward(anchors, means, labels, contrast_labels, positives)
-        ctx.settings = classes, own, size
-        return (anchors * means).sum(1)
-
-    @staticmethod
-    def backward(ctx, grad):
-        _refuse_second_derivatives()
-        anchors, means, labels, contrast_labels, positives = ctx.saved_tensors
-        classes, own, size = ctx.settings
-        pull = anchors * (grad / positives.clamp(min=1e-10))[:, None]
-        by_class = _class_sums(pull, labels, classes, size)
-        grad_contrasts = anchors.new_empty(len(contrast_labels), anchors.shape[1])
-        for rows in _blocks(len(contrast_labels), size):
-            grad_contrasts[rows] = _of_labels(by_class, contrast_labels[rows])
-        if own is not None:
-            grad_contrasts[own] -= pull * _cosines(labels, contrast_labels[own])
-        return grad[:, None] * means, grad_contrasts, *[None] * 6
-
-
-def _class_sums(x, labels, classes, size):
-    """sum_j labels_jc x_j for each class c, in float64: (C, D)."""
-    sums = x.new_zeros(classes, x.shape[1], dtype=torch.float64)
-    for rows in _blocks(len(x), size):
-        if labels.ndim == 1:
-            sums.index_add_(0, labels[rows], x[rows].double())
-        else:
-            sums.addmm_(labels[rows].T.double(), x[rows].double())
-    return sums
-
-
-def _of_labels(sums, labels):
-    """sum_c labels_ic sums_c for each row i, in float64: (B, D)."""
-    return sums.index_select(0, labels) if labels.ndim == 1 else labels.double() @ sums
-
-
-def _cosines(labels, others):
-    """c of row i of labels and row i of others: (B, 1), and 1 for classes."""
-    return 1 if labels.ndim == 1 else (labels * others).sum(1, keepdim=True, dtype=torch.float64)
-
-
-def _refuse_second_derivatives():
-    if torch.is_grad_enabled():  # as it is under create_graph=True
-        raise RuntimeError('Second derivatives need engine="readable"; the tiled engine has the first alone.')

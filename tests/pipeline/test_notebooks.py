@@ -5,22 +5,40 @@ import ast
 import nbformat
 import pytest
 import yaml
+from dvc.repo import Repo
 
-from study import pipeline
+from study import notebooks, pipeline
+from study.notebooks import NOTEBOOKS
 from study.paths import ROOT
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+# What may change without changing a result: where files lie, how commands are called.
+NO_RESULT = {
+    "src/study/__init__.py",
+    "src/study/benchmarks/__init__.py",
+    "src/study/paths.py",
+    "src/study/notebooks.py",
+    "src/study/pipeline.py",
+}
 
 
-@pytest.fixture(params=pipeline.NOTEBOOKS)
-def name(request):
+@pytest.fixture(params=NOTEBOOKS)
+def key(request):
     return request.param
 
 
 @pytest.fixture
-def notebook(name):
-    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+def notebook(key):
+    return nbformat.read(NOTEBOOKS[key], as_version=4)
+
+
+@pytest.fixture(scope="module")
+def dependencies():
+    """{stage's name: paths it depends on}, as DVC reads them from dvc.yaml."""
+    return {
+        stage.addressing: {path for dep in stage.deps if (path := dep.fs_path.removeprefix(f"{ROOT}/")) != "params.yaml"}
+        for stage in Repo(ROOT).index.stages
+    }
 
 
 def code(notebook):
@@ -32,30 +50,21 @@ def parameters_cell(notebook):
     return cell
 
 
-def test_every_notebook_is_a_stage_after_those_it_reads_from():
-    assert sorted(pipeline.NOTEBOOKS) == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-    written = {}
-    for stage in pipeline.NOTEBOOKS:
-        results = [dep for dep in STAGES[stage]["deps"] if dep.startswith("results/")]
-        assert all(dep in written for dep in results), stage
-        outs = STAGES[stage]["outs"] + STAGES[stage].get("metrics", [])
-        written |= {out if isinstance(out, str) else next(iter(out)): stage for out in outs}
+def test_notebooks_are_numbered_in_the_order_in_which_they_read_each_other(dependencies):
+    assert [path.name[:2] for path in NOTEBOOKS.values()] == [f"{number:02d}" for number in range(1, len(NOTEBOOKS) + 1)]
+    for number, key in enumerate(NOTEBOOKS):
+        earlier = tuple("results/" + name for name in (*list(NOTEBOOKS)[:number], "arrays"))
+        read = [dep for dep in dependencies[pipeline.stages()[key]] if dep.startswith("results/")]
+        assert not [dep for dep in read if not dep.startswith(earlier)], key
 
 
-def test_every_notebook_has_a_clean_copy():
-    assert STAGES["clean"]["deps"] == [f"notebooks/{name}.ipynb" for name in pipeline.NOTEBOOKS]
-    assert [path for out in STAGES["clean"]["outs"] for path in out] == [
-        f"build/clean/{name}.ipynb" for name in pipeline.NOTEBOOKS
-    ]
-
-
-def test_parameters_are_the_keys_and_types_of_the_profile(name):
-    defaults = pipeline.notebook_defaults(name)
-    assert list(defaults) and defaults.keys() == PARAMS[name].keys()
-    for key, default in defaults.items():
-        assert type(default) is type(PARAMS[name][key]), key
+def test_parameters_are_the_keys_and_types_of_the_profile(key):
+    defaults = notebooks.defaults(key)
+    assert list(defaults) and defaults.keys() == PARAMS[key].keys()
+    for name, default in defaults.items():
+        assert type(default) is type(PARAMS[key][name]), name
         if isinstance(default, list):
-            assert {type(item) for item in default} == {type(item) for item in PARAMS[name][key]}, key
+            assert {type(item) for item in default} == {type(item) for item in PARAMS[key][name]}, name
 
 
 def test_parameters_are_literals(notebook):
@@ -64,8 +73,8 @@ def test_parameters_are_literals(notebook):
         ast.literal_eval(statement.value)
 
 
-def test_smoke_results_stay_out_of_the_results_folder(name):
-    assert pipeline.notebook_defaults(name)["results"] == "build/smoke"
+def test_smoke_results_stay_out_of_the_results_folder(key):
+    assert notebooks.defaults(key)["results"] == "build/smoke"
 
 
 def test_kernel_is_python3(notebook):
@@ -87,20 +96,37 @@ def test_code_cells_stay_within_15_lines(notebook):
             assert len(cell.source.splitlines()) <= 15, cell.source
 
 
-def test_stage_depends_on_exactly_the_modules_it_imports(name, notebook):
-    source = "\n".join(cell.source for cell in code(notebook))
-    listed = {dep for dep in STAGES[name]["deps"] if dep.startswith("src/")}
-    assert listed == {f"src/supcl/{module}.py" for module in imported_modules(source)}
+def test_a_stage_depends_on_the_code_its_notebooks_import_and_on_no_other(dependencies):
+    for stage, listed in dependencies.items():
+        own = [key for key, name in pipeline.stages().items() if key in NOTEBOOKS and name == stage]
+        listed = {dep for dep in listed if dep.startswith("src/")}
+        imported = set().union(*(imported_files(source_of(key)) for key in own)) - NO_RESULT
+        assert not [file for file in imported if not any(file == dep or file.startswith(dep + "/") for dep in listed)], stage
+        assert not [dep for dep in listed if not any(file == dep or file.startswith(dep + "/") for file in imported)], stage
 
 
-def imported_modules(source):
-    """Modules of supcl that source imports, directly or through one another."""
+def source_of(key):
+    return "\n".join(cell.source for cell in code(nbformat.read(NOTEBOOKS[key], as_version=4)))
+
+
+def imported_files(source):
+    """Files of src/ that source imports, directly or through one another."""
     found, queue = set(), [source]
     while queue:
         for node in ast.walk(ast.parse(queue.pop())):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "supcl":
-                names = [node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names]
-                for module in set(names) - found:
-                    found.add(module)
-                    queue.append((ROOT / "src" / "supcl" / f"{module}.py").read_text())
+            for name in imported_names(node):
+                path = ROOT / "src" / name.replace(".", "/")
+                file = next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists()), None)
+                if file and (relative := file.relative_to(ROOT).as_posix()) not in found:
+                    found.add(relative)
+                    queue.append(file.read_text())
     return found
+
+
+def imported_names(node):
+    """Dotted names that a statement may import: of `from study import data`, both study and study.data."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []

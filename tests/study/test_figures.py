@@ -4,12 +4,17 @@ import pandas as pd
 import pytest
 
 from study import figures
+from study.methods import METHODS
 
 
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
     plt.close("all")
+
+
+def test_what_is_no_method_is_grey():
+    assert figures.colour_of("ImageNet weights") == figures.GREY != figures.colour_of("CLCE") == METHODS["CLCE"].colour
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def test_dots_shows_every_mean_with_its_interval_in_its_methods_colour(summary):
     (ax,) = figures.dots(summary, "method", color="method").axes
     for container, row in zip(ax.containers, summary.itertuples(), strict=True):
         line, _, (bar,) = container.lines
-        assert line.get_xdata()[0] == row.mean and line.get_color() == figures.COLORS[row.method]
+        assert line.get_xdata()[0] == row.mean and line.get_color() == METHODS[row.method].colour
         assert np.allclose(bar.get_segments()[0][:, 0], [row.low, row.high])
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(summary.method)
     assert ax.yaxis_inverted() and "(%)" in ax.get_xlabel()
@@ -102,3 +107,8 @@ def test_the_same_figure_is_saved_as_the_same_bytes(summary, tmp_path):
     for name in ("one", "two"):
         figures.save(figures.dots(summary, "method"), tmp_path, name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_lines_are_named_at_their_ends():
+    fig = figures.lines([1, 2, 4], {"rising": [0, 1, 2], "falling": [2, 1, 0]}, "x", "y", log=True)
+    assert {text.get_text() for text in fig.axes[0].texts} == {"rising", "falling"}

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from supcl.pairwise import FITS, default_tile, pair_logsumexp, positive_sum, similarity_sums
 
 TERMS = [("others", 1.0), ("positives", 1), ("positives", -0.3), ("negatives", 2.0), ("negatives", 0.0)]

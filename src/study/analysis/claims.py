@@ -9,14 +9,14 @@ import pandas as pd
 from scipy import stats
 
 from study.analysis.ledger import Claim, Runs
-from study.tables import STAGES
+from study.methods import METHODS
 
 # Effects: each is, or returns, a function (Tables, metric) -> Series, one effect per pair
 
 
-def more(a, b):
-    """The metric of runs a minus that of runs b."""
-    return lambda tables, metric: tables.paired(metric, a, b)
+def more(a, b, by=()):
+    """The metric of runs a minus that of runs b, paired by seed and by the settings named in `by`."""
+    return lambda tables, metric: tables.paired(metric, a, b, by)
 
 
 def less(a, b):
@@ -28,15 +28,15 @@ def value(which):
     return lambda tables, metric: tables.values(metric, which)
 
 
-def check(stage, name):
-    return lambda tables, _: tables.check(stage, name)
+def check(notebook, name):
+    return lambda tables, _: tables.check(notebook, name)
 
 
 def temperature(against):
     """SupCon at the temperature nearest to 0.1, minus the largest tested or the mean of all others."""
 
     def effects(tables, metric):
-        sweep = tables.sweep(metric, "supcon", "features: temperature", "SupCon")
+        sweep = tables.sweep(metric, _features("supcon", "sweep temperature", "SupCon"), "temperature")
         claimed = nearest(sweep.columns, 0.1)
         others = sweep.drop(columns=claimed)
         return sweep[claimed] - (others[others.columns.max()] if against == "largest" else others.mean(axis=1))
@@ -46,13 +46,13 @@ def temperature(against):
 
 def positives(tables, metric):
     """SupCon with the most positives an anchor was allowed, minus with one."""
-    sweep = tables.sweep(metric, "supcon", "features: positives", "SupCon")
+    sweep = tables.sweep(metric, _features("supcon", "sweep positives", "SupCon"), "positives")
     return sweep[sweep.columns.max()] - sweep[sweep.columns.min()]
 
 
 def per_doubling(tables, metric):
     """Each seed's least-squares slope of SupCon on log2 of the batch size."""
-    sweep = tables.sweep(metric, "clce", "features: batch", "SupCon")
+    sweep = _by_batch_size(tables, metric, "SupCon")
     return sweep.apply(lambda line: stats.linregress(np.log2(line.index), line).slope, axis=1)
 
 
@@ -60,7 +60,7 @@ def small_batch_drop(tables, metric):
     """What SupCon loses from the batch size nearest to 256 to the smallest, minus what CLCE loses."""
 
     def drop(method):
-        sweep = tables.sweep(metric, "clce", "features: batch", method)
+        sweep = _by_batch_size(tables, metric, method)
         others = sweep.columns[sweep.columns > sweep.columns.min()]
         return sweep[nearest(others, 256)] - sweep[sweep.columns.min()]
 
@@ -71,10 +71,9 @@ def both_parts(than):
     """CLCE's mean over loss weights strictly between 0 and 1, minus that at weight `than`."""
 
     def effects(tables, metric):
-        sweep = tables.sweep(metric, "clce", "features: lambda", "CLCE")
+        sweep = tables.sweep(metric, _clce(), "weight")
         inner = sweep.columns[(sweep.columns > 0) & (sweep.columns < 1)]
-        alone = tables.values(metric, Runs("clce", f"features: lambda {than}", "CLCE"))
-        return (sweep[inner].mean(axis=1) - alone).dropna()
+        return (sweep[inner].mean(axis=1) - tables.values(metric, _clce(weight=than))).dropna()
 
     return effects
 
@@ -82,12 +81,14 @@ def both_parts(than):
 def spread(tables, metric):
     """The sd over a grid of settings of CE minus that of SupCon, as jackknife pseudo-values, one per setting (mean over seeds):
     n S - (n - 1) S_without_i, whose mean and t-interval are those of the difference (Tukey, 1958)."""
+    settings = ["base_learning_rate", "augmentation", "optimizer"]
     grid = {
-        method: tables.values(metric, Runs("robustness", "lr *", method)).groupby("variant").mean() for method in ("CE", "SupCon")
+        method: tables.values(metric, Runs("robustness", "sensitivity", method), settings).groupby(settings).mean()
+        for method in ("CE", "SupCon")
     }
     both = pd.DataFrame(grid)
     if both.isna().any(axis=None) or len(both) < 3:
-        raise ValueError(f"robustness: CE and SupCon need the same settings 'lr ...', at least 3; got\n{both}")
+        raise ValueError(f"robustness: CE and SupCon need the same settings in 'sensitivity', at least 3; got\n{both}")
     n, whole = len(both), both.CE.std() - both.SupCon.std()
     without = [part.CE.std() - part.SupCon.std() for part in (both.drop(index=setting) for setting in both.index)]
     return n * whole - (n - 1) * pd.Series(without, both.index)
@@ -103,7 +104,7 @@ def slower_to_fit(tables, metric):
     """How many times the epochs with no flipped label are needed with the most: ln of SupCon's factor minus ln of CE's."""
 
     def factor(method):
-        sweep = tables.sweep(metric, "collapse", "flipped", method)
+        sweep = tables.sweep(metric, Runs("collapse", "flipped", method), "flipped_share")
         return np.log(sweep[sweep.columns.max()] / sweep[sweep.columns.min()])
 
     return (factor("SupCon") - factor("CE")).dropna()
@@ -114,9 +115,29 @@ def nearest(numbers, target):
     return min(numbers, key=lambda number: abs(np.log(number / target)))
 
 
-def main(method, shots="few"):
+def main(method, trained_on="few"):
     """A method's reported runs."""
-    return Runs(STAGES[method], "main", method, shots)
+    return Runs(METHODS[method].key, "main", method, trained_on)
+
+
+def _features(notebook, variant, method, **settings):
+    return Runs(notebook, variant, method, "features", settings)
+
+
+def _by_batch_size(tables, metric, method):
+    return tables.sweep(metric, _features("clce", "sweep batch size", method), "batch_size")
+
+
+def _schane(**settings):
+    return _features("schane", "sweep hardness", "SCHaNe", **settings)
+
+
+def _clce(**settings):
+    return _features("clce", "sweep weight", "CLCE", **settings)
+
+
+def _genscl(variant):
+    return Runs("genscl", variant, "GenSCL", "few")
 
 
 # The claims
@@ -134,17 +155,9 @@ SPLITS = "splits and seeds"
 CORRUPTED = less(Runs("robustness", "corruptions", "SupCon"), Runs("robustness", "corruptions", "CE"))
 
 
-def _features(stage, variant, method):
-    return Runs(stage, f"features: {variant}", method)
-
-
-def _genscl(variant):
-    return Runs("genscl", variant, "GenSCL", "few")
-
-
 def _on_novel_classes(ids, paper, method, reported):
     """A method against cross-entropy in episodes of classes never seen, with one and with five shots."""
-    gain = more(Runs("transfer", "episodes*", method), Runs("transfer", "episodes*", "CE"))
+    gain = more(Runs("transfer", "episodes", method), Runs("transfer", "episodes", "CE"), by=("split",))
     return [
         Claim(
             id, paper, f"{method} beats CE on novel classes, {words}", reported, EPISODES, metric, "points", gain, over=SPLITS,
@@ -245,18 +258,18 @@ CLAIMS = [
     Claim(
         "H2", SCHANE, "SCHaNe beats cross-entropy on the full data",
         "up to +3.41 points on cross-entropy (full data, BEiT-3; abstract)", FEATURES,
-        "accuracy", "points", more(_features("schane", "beta 1", "SCHaNe"), _features("clce", "lambda 0", "CLCE")),
+        "accuracy", "points", more(_schane(hardness=1), _clce(weight=0)),
     ),
     Claim(
         "H3a", SCHANE, "Weighing hard negatives helps, fine-tuned",
         "", f"{FEW}; chosen beta against beta 0",
-        "accuracy", "points", more(main("SCHaNe"), Runs("schane", "projection, beta 0", "SCHaNe", "few")),
+        "accuracy", "points", more(main("SCHaNe"), Runs("schane", "projection, no hardness", "SCHaNe", "few")),
         figure="schane/variants",
     ),
     Claim(
         "H3b", SCHANE, "Weighing hard negatives helps, on features",
         "", f"{FEATURES}; beta 1 against beta 0",
-        "accuracy", "points", more(_features("schane", "beta 1", "SCHaNe"), _features("schane", "beta 0", "SCHaNe")),
+        "accuracy", "points", more(_schane(hardness=1), _schane(hardness=0)),
         figure="schane/hardness",
     ),
     Claim(
@@ -392,8 +405,8 @@ CLAIMS = [
         Claim(
             f"O3{letter}", OURS, f"Picking the best epoch on test images flatters {method}",
             "the released codes of SCHaNe and GenSCL do so; no comparison known",
-            f"{FEW}; best epoch on the test images less the last", "optimism", "points",
-            value(Runs("pitfalls", "best epoch", method)),
+            f"{FEW}; best epoch on the test images less the last",
+            "optimism", "points", value(Runs("pitfalls", "best epoch", method)),
             figure="pitfalls/epochs",
         )
         for letter, method in (("a", "CE"), ("b", "SupCon"))

@@ -13,9 +13,8 @@ A claim about a trend or about several runs is one contrast, stated in its setti
 margin, and p_holm holds for all claims of the ledger together (Holm, 1979): a verdict survives if p_holm is below 0.05.
 """
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -23,10 +22,12 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from study.analysis.report import CONTRADICTED, INCONCLUSIVE, REFUTED, SUPPORTED, VERIFIED, read_runs, reported
+from study.analysis.comparison import read_runs, reported
 from study.tables import interval
 
 LEVEL, POWER = 0.05, 0.8
+SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive at this size"
+VERIFIED, REFUTED = "verified", "refuted"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Claim:
     effects   (Tables, metric) -> pandas Series, one effect per pair; of an exact claim, one deviation per batch.
     kind      "effect", "at most" or "exact": see the module.
     over      what a pair is.
-    figure    name of the figure that shows the runs.
+    figure    the figure that shows the runs, as <notebook>/<name>.
     """
 
     id: str
@@ -62,29 +63,32 @@ class Claim:
 
 @dataclass(frozen=True)
 class Runs:
-    """Which runs: those of a stage ("supcon"), a variant, a method (None: any) and a number of images per class ("few", "more" or
-    None: any). A variant that ends with * stands for all that begin so."""
+    """Which runs: those of a notebook ("supcon"), with a variant, a method (None: any), trained on the fewest or the most images
+    per class of the reported runs ("few", "more") or on all frozen features ("features"; None: on any), and with these settings.
+    """
 
-    stage: str
+    notebook: str
     variant: str
     method: str | None = None
-    shots: str | None = None
+    trained_on: str | None = None
+    settings: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The long tables of all stages as one, with a column `stage`, and the checks: columns check, seed, value, stage."""
+    """The long tables of all notebooks as one, with a column `notebook` and one for each setting, and the checks: columns check,
+    seed, value, notebook."""
 
     runs: pd.DataFrame
     checks: pd.DataFrame
 
     @classmethod
     def read(cls, results, dataset):
-        """From */runs.csv, what was run on this dataset, and */checks.csv."""
+        """From <notebook>/runs.csv, what was run on this dataset, and <notebook>/checks.csv."""
         paths = {kind: sorted(Path(results).glob(f"*/{kind}.csv")) for kind in ("runs", "checks")}
         runs = read_runs(results, dataset, [path.parent.name for path in paths["runs"]])
-        checks = [pd.read_csv(path).assign(stage=path.parent.name) for path in paths["checks"]]
-        none = pd.DataFrame(columns=["check", "seed", "value", "stage"])
+        checks = [pd.read_csv(path).assign(notebook=path.parent.name) for path in paths["checks"]]
+        none = pd.DataFrame(columns=["check", "seed", "value", "notebook"])
         return cls(runs, pd.concat(checks or [none]))
 
     @cached_property
@@ -93,58 +97,60 @@ class Tables:
         numbers = reported(self.runs).shots
         return {"few": int(numbers.min()), "more": int(numbers.max())}
 
-    def values(self, metric, which):
-        """Series of a metric of the runs `which`, by seed; by variant and seed if `which` names several variants."""
-        table = self._stage("runs", which.stage)
-        chosen = table.metric == metric
-        several = which.variant.endswith("*")
-        chosen &= table.variant.str.startswith(which.variant[:-1]) if several else table.variant == which.variant
-        if which.method:
-            chosen &= table.method == which.method
-        if which.shots:
-            chosen &= table.shots == self.shots[which.shots]
+    def values(self, metric, which, by=()):
+        """Series of a metric at the end of the runs `which`, by seed, and by the settings named in `by`."""
+        table = self._of_notebook("runs", which.notebook)
+        table = table.reindex(columns=table.columns.union([*which.settings, *by], sort=False))  # blank if no run has a setting
+        asked = {"variant": which.variant, "metric": metric} | ({"method": which.method} if which.method else {})
+        if which.trained_on in ("few", "more"):
+            asked |= {"trained_on": "few-shot", "shots": self.shots[which.trained_on]}
+        elif which.trained_on:
+            asked["trained_on"] = which.trained_on
+        chosen = table.epoch.isna()
+        for column, value in (asked | which.settings).items():
+            chosen &= (table[column] == value).fillna(False)
         rows = table[chosen]
-        if rows.empty or rows.value.isna().any():
+        if rows.empty or rows[["value", *by]].isna().any(axis=None):
             raise ValueError(
-                f"{table.stage.iloc[0]}/runs.csv has {'no value' if rows.empty else 'a blank'} of {metric} for {which}. "
-                f"Its variants: {', '.join(table.variant[~table.variant.str.startswith('trial')].unique())}. "
+                f"The runs of {which.notebook} have {'no value' if rows.empty else 'a blank'} of {metric} for {which}. "
+                f"Their variants: {', '.join(table.variant[table.variant != 'trial'].unique())}. "
                 "Run that notebook again, or correct the claim."
             )
-        return rows.set_index(["variant", "seed"] if several else "seed").value.astype(float)
+        return rows.set_index([*by, "seed"]).value.astype(float)
 
-    def paired(self, metric, a, b):
-        """a minus b of the runs that share a seed (and a variant, if they name several)."""
-        one, other = self.values(metric, a), self.values(metric, b)
+    def paired(self, metric, a, b, by=()):
+        """a minus b of the runs that share a seed, and the settings named in `by`."""
+        one, other = self.values(metric, a, by), self.values(metric, b, by)
         for values, which in ((one, a), (other, b)):
             if values.index.has_duplicates:
-                raise ValueError(f"{which} has several values of {metric} for one seed; name the method or the shots too.")
+                raise ValueError(f"{which} has several values of {metric} for one seed; name method, trained_on or settings too.")
         both = one.index.intersection(other.index)
         if both.empty:
             raise ValueError(f"{a} and {b} have no seed in common, so nothing can be paired. Run them with the same seeds.")
         return one[both] - other[both]
 
-    def sweep(self, metric, stage, name, method):
-        """A table of a metric, a row per seed and a column per number x with a variant "<name> x"."""
-        values = self.values(metric, Runs(stage, f"{name} *", method)).unstack("variant")
-        numbers = [float(re.match(r"[\d.]+", variant.removeprefix(f"{name} "))[0]) for variant in values.columns]
-        table = values.set_axis(numbers, axis=1).sort_index(axis=1).dropna()  # seeds that have all numbers
+    def sweep(self, metric, which, setting):
+        """A table of a metric of the runs `which`: a row per seed and a column per value of `setting`, a number, in order."""
+        table = self.values(metric, which, by=(setting,)).unstack(setting).dropna()  # seeds that have all numbers
         if table.empty or table.shape[1] < 2:
-            raise ValueError(f"{stage}: {method} '{name} ...' has {len(table)} complete seeds of {table.shape[1]} numbers.")
+            raise ValueError(
+                f"{which} has {len(table)} complete seeds of {table.shape[1]} values of {setting}; expected two values."
+            )
         return table
 
-    def check(self, stage, name):
+    def check(self, notebook, name):
         """The values of a check, by seed."""
-        table = self._stage("checks", stage)
+        table = self._of_notebook("checks", notebook)
         values = table[table.check == name].set_index("seed").value
         if values.empty:
-            raise ValueError(f"{table.stage.iloc[0]}/checks.csv has no check '{name}': {', '.join(table.check.unique())}.")
+            raise ValueError(f"{notebook}/checks.csv has no check '{name}': {', '.join(table.check.unique())}.")
         return values
 
-    def _stage(self, kind, stage):
+    def _of_notebook(self, kind, notebook):
         table = getattr(self, kind)
-        rows = table[table.stage == stage]
+        rows = table[table.notebook == notebook]
         if rows.empty:
-            raise ValueError(f"{stage}/{kind}.csv is missing or empty. Run that notebook with the same `results` first.")
+            raise ValueError(f"{notebook}/{kind}.csv is missing or empty. Run that notebook with the same `results` first.")
         return rows
 
 
@@ -234,4 +240,5 @@ def _row(claim, tables):
         smallest = detectable(effects.std(ddof=1), len(effects)) if len(effects) > 1 else np.nan
         row |= {"effect": mean, "low": low, "high": high, "detectable": smallest, "p": p_value(effects, claim.margin)}
         row["verdict"] = verdict(low, high, claim.kind, claim.margin)
-    return row | {"figure": "{}/figures/{}.png".format(*claim.figure.split("/"))}
+    notebook, name = claim.figure.split("/")
+    return row | {"figure": f"{notebook}/figures/{name}.png"}

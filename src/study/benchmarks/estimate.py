@@ -13,7 +13,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from study import profiles
+from study.methods import METHODS
 from study.paths import ROOT
+from study.runs import alternatives
 from study.training.model import ImageEncoder, Model, Outputs, architecture
 
 PEAK = 312e12  # operations a second: an NVIDIA A100 in 16 bits, dense, by its data sheet
@@ -21,11 +23,8 @@ UTILISATION = 0.3  # share of it that training reaches: our assumption
 ACTIVATION = 0.5  # bytes kept for the backward pass in 16 bits, against those counted in 32
 STATES = {"adamw": 2, "momentum": 1, "sgd": 1, "lars": 1, "rmsprop": 2}  # numbers that an optimiser keeps for each parameter
 VIEWS = 2  # of each image in a step
-# The setting of a method's own that its notebook tries beside learning rates.
-TRIED = {
-    "cross_entropy": "label_smoothing", "supcon": "temperature", "schane": "hardness", "clce": "loss_weight",
-    "genscl": "temperature",
-}  # fmt: skip
+# Variants of its method that a notebook trains on the images of its reported runs, beside what it tried.
+VARIANTS = {"schane": 4, "genscl": 6}
 
 
 class Cost(NamedTuple):
@@ -64,27 +63,26 @@ def image_model(encoder, image_size, classes=100):
         return model.train(), torch.empty(2, 3, image_size, image_size)
 
 
-def passes(stage, stages):
+def passes(key, notebooks):
     """(passes over its training images that a notebook's runs on the whole encoder make, those of a teacher beside them).
 
-    stages: the parameters of every notebook of a part. Counted are reported runs, trials and variants on shots "full", and the
-    episodes' runs on all images of the base classes; left out are runs on few images or on frozen features, and evaluation.
+    notebooks: {key: parameters} of a part. Counted are reported runs, trials and variants on all images, and the episodes' runs
+    on all images of the base classes; left out are runs on few images or on frozen features, and evaluation.
     """
-    p = stages[stage]
-    if stage == "transfer":
-        methods = [stage for stage in TRIED if stage in stages]
-        return sum(stages[method]["epochs"][0] for method in methods) * p["class_splits"], 0
-    if stage not in TRIED or p["shots"][0] != "full":
+    p, methods = notebooks[key], {method.key: method for method in METHODS.values()}
+    if key == "transfer":
+        return sum(notebooks[method]["epochs"][0] for method in methods if method in notebooks) * p["class_splits"], 0
+    if key not in methods or p["shots"][0] != "full":
         return 0, 0
-    epochs, seeds = p["epochs"][0], p["seeds"][0]
-    settings = len(p["learning_rate"]) * len(p[TRIED[stage]])
+    tried, seeds = alternatives(p[methods[key].tried]), p["seeds"][0]
+    settings = len(alternatives(p["learning_rate"])) * len(tried)
     trials = settings * len(p["tuning_seeds"]) if settings > 1 else 0
-    variants = {"cross_entropy": len(p[TRIED[stage]]) - 1, "schane": 4, "genscl": 6}.get(stage, 0)
-    variants *= min(p.get("variant_seeds", 0), seeds)
-    teachers = len(p["tuning_seeds"]) if stage == "cross_entropy" and trials else 0
-    runs = seeds + trials + variants + teachers
-    taught = seeds + trials + min(p["variant_seeds"], seeds) if stage == "genscl" else 0
-    return runs * epochs, taught * epochs
+    variants, teachers = VARIANTS.get(key, 0), 0
+    if key == "cross_entropy":  # it runs what it tried once more, and trains the teachers of GenSCL's trials
+        variants, teachers = len(tried) - 1, len(p["tuning_seeds"]) if trials else 0
+    each = min(p.get("variant_seeds", 0), seeds)
+    taught = seeds + trials + each if methods[key].needs_teacher else 0
+    return (seeds + trials + variants * each + teachers) * p["epochs"][0], taught * p["epochs"][0]
 
 
 def of_part(part):
@@ -92,8 +90,8 @@ def of_part(part):
     settings = next(parameters for parameters in part.stages.values() if "recipe" in parameters)  # the same in all but epochs
     model, images = image_model(settings["encoder"], settings["image_size"])
     each, batch = cost(model, images), settings["batch_size"]
-    made = [passes(stage, part.stages) for stage in part.stages]
-    own, taught = (sum(counts) * VIEWS * part.trained_on for counts in zip(*made, strict=True))
+    counts = [passes(key, part.stages) for key in part.stages]
+    own, taught = (sum(of_all) * VIEWS * part.trained_on for of_all in zip(*counts, strict=True))
     seconds = (own * each.both + taught * each.forward) / (PEAK * UTILISATION)
     numbers = 2 + STATES[settings["recipe"].get("optimizer", "adamw")]  # of a parameter: itself, its gradient, the optimiser's
     held = 4 * numbers * sum(parameter.numel() for parameter in model.parameters()) + each.kept * ACTIVATION * VIEWS * batch

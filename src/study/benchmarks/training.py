@@ -11,29 +11,20 @@ from statistics import median
 
 import torch
 
-from study import methods
+from study import data
 from study.benchmarks.losses import Target, in_own_process, side_by_side
-from study.data import sets as data
+from study.methods import METHODS
 from study.training.compute import Compute, launch
-from study.training.loop import OPTIMIZERS, Batch, train
+from study.training.loop import Batch, train
 from study.training.model import ImageEncoder, Model
-from supcl.losses import genscl_loss
+from study.training.optimisation import Optimisation
 
 ENCODER, CLASSES = "tf_efficientnet_lite0", 10
+OBJECTIVES = {name: method.fields()["objective"] for name, method in METHODS.items()}
 
 
-def genscl(outputs, batch):
-    return genscl_loss(outputs.projection, batch.label_distributions, temperature=0.1)
-
-
-joint = partial(methods.schane, weight=0.9, temperature=0.5, hardness=1.0)
-OBJECTIVES = {
-    "CE": partial(methods.cross_entropy, label_smoothing=0.0),
-    "SupCon": partial(methods.supcon, temperature=0.1, form="out"),
-    "SCHaNe": partial(joint, positives="mean", applied_to="projection"),
-    "CLCE": partial(joint, positives="sum", applied_to="embedding"),
-    "GenSCL": genscl,
-}
+def optimisation(batch_size):
+    return Optimisation(learning_rate=1e-5, weight_decay=0.05, epochs=1, batch_size=batch_size)
 
 
 def new_model(encoder):
@@ -44,7 +35,7 @@ def new_model(encoder):
 def objectives(encoder, batch, size, rounds):
     """A step of each objective beside one of CE, of the same model on the same images."""
     model = new_model(encoder)
-    optimizer = OPTIMIZERS["adamw"](model.parameters(), lr=1e-5)
+    optimizer = optimisation(batch).new_optimizer(model)
     labels = torch.arange(batch) % CLASSES
     rows = Batch(torch.rand(batch, 1, size, size), labels, torch.nn.functional.one_hot(labels, CLASSES).float())
 
@@ -56,7 +47,7 @@ def objectives(encoder, batch, size, rounds):
 
     times = side_by_side({name: partial(step, objective) for name, objective in OBJECTIVES.items()}, rounds)
     seconds = {name: median(measured) for name, measured in times.items()}
-    for name in list(OBJECTIVES)[1:]:
+    for name in [name for name in OBJECTIVES if name != "CE"]:
         detail = f"{1000 * seconds[name]:.0f} ms / {1000 * seconds['CE']:.0f} ms"
         yield Target(f"a step of {name} / of CE", seconds[name] / seconds["CE"], 1.1, detail)
 
@@ -83,7 +74,7 @@ def two_processes(encoder, batch, size, rounds):
         measure, rates = partial(images_per_second, encoder, rows, size), {"one": [], "two": []}
         for _ in range(rounds):
             rates["one"].append(in_own_process(measure))
-            rates["two"].append(launch(measure, compute=Compute(processes=2)))
+            rates["two"].append(launch(measure, compute=Compute(world_size=2)))
         one, two = median(rates["one"]), median(rates["two"])
         yield Target(f"images per second, one process / two, {rows} a step", one / two, 1, f"{one:.0f} / {two:.0f}")
 
@@ -98,8 +89,8 @@ def train_steps(model, batch, size, steps):
     """Seconds of so many steps of CE on batch // 2 pictures in memory, two views of each."""
     n = steps * (batch // 2)
     pictures, labels = torch.randint(256, (n, 1, 28, 28), dtype=torch.uint8), torch.arange(n) % CLASSES
-    how = {"views": 2, "epochs": 1, "batch_size": batch // 2, "learning_rate": 1e-5, "weight_decay": 0.05, "seed": 0}
-    return train(model, OBJECTIVES["CE"], pictures, labels, view=data.Augment(size, flips=True), **how)[1]
+    view, settings = data.Augment(size, flips=True), optimisation(batch // 2)
+    return train(model, OBJECTIVES["CE"], pictures, labels, settings, view=view, views=2, seed=0).seconds
 
 
 def main(arguments=None):
@@ -109,11 +100,11 @@ def main(arguments=None):
     parser.add_argument("--image-size", type=int, default=32, help="pixels a side")
     parser.add_argument("--rounds", type=int, default=9, help="in which contestants take turns; a third as many for processes")
     options = parser.parse_args(arguments)
-    how = options.encoder, options.batch, options.image_size
+    size = options.encoder, options.batch, options.image_size
     print(f"{options.encoder}, {options.batch} images of {options.image_size} pixels a step, {torch.get_num_threads()} threads")
     print(f"\n{f'medians of {options.rounds} rounds':<56}{'target':>8}{'measured':>9}")
     for section, rounds in ((objectives, options.rounds), (from_memory, options.rounds), (two_processes, options.rounds // 3)):
-        for target in section(*how, max(rounds, 1)):
+        for target in section(*size, max(rounds, 1)):
             print(target, flush=True)
 
 

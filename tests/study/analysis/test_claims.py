@@ -1,14 +1,17 @@
 """The ledger's rule against SciPy, brute force and simulation, and the list of claims against made-up runs."""
 
+import json
 import re
 import zlib
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import COLUMNS
 from numpy.testing import assert_allclose
 from scipy import stats
 
@@ -30,20 +33,21 @@ from study.analysis.ledger import (
     tally,
     verdict,
 )
-from study.notebooks import NOTEBOOKS
-from study.tables import STAGES, interval
+from study.methods import METHODS
+from study.paths import ROOT
+from study.tables import interval, with_settings
 
 SEEDS = range(5)
 METRICS = ["accuracy", "probe_accuracy", "neighbour_accuracy", "within_class_cosine", "between_class_cosine", "isotropy"]
 
 
-def rows(stage, method, variant, shots="all", metrics=METRICS, value=50.0, spread=1.0, seeds=SEEDS):
-    """Runs whose metrics are value plus noise of its own for every variant."""
-    own = zlib.crc32(f"{stage}|{method}|{variant}|{shots}".encode())
+def rows(notebook, method, variant, shots=None, metrics=METRICS, value=50.0, spread=1.0, seeds=SEEDS, **settings):
+    """Runs whose metrics are value plus noise of its own for every variant and settings."""
+    own = zlib.crc32(f"{notebook}|{method}|{variant}|{shots}|{settings}".encode())
     noise = np.random.default_rng(own).normal(0, spread, (len(seeds), len(metrics)))
-    settings = '{"epochs": 5, "batch_size": 50}'
+    trained_on, text = "few-shot" if shots else "features", json.dumps({"epochs": 5} | settings)
     return [
-        [method, variant, "digits", shots, seed, metric, value + noise[i, j], 2.0 + i / 10, settings, stage]
+        [method, variant, trained_on, "digits", shots, seed, None, metric, value + noise[i, j], 2.0, text, notebook]
         for i, seed in enumerate(seeds)
         for j, metric in enumerate(metrics)
     ]
@@ -52,61 +56,65 @@ def rows(stage, method, variant, shots="all", metrics=METRICS, value=50.0, sprea
 def made_up():
     """Tables that hold every run a claim may ask for."""
     runs = []
-    for method, stage in STAGES.items():
+    for name, method in METHODS.items():
         for shots in (20, 100):
-            runs += rows(stage, method, "main", shots)
-    features = {
-        ("supcon", "SupCon"): [f"form {f}" for f in ("in", "out")]
-        + [f"temperature {t}" for t in (0.05, 0.1, 1.0)]
-        + [f"positives {k}" for k in (1, 3, 9)],
-        ("schane", "SCHaNe"): ["beta 0", "beta 1", "beta 4"],
-        ("clce", "CLCE"): [f"lambda {w}" for w in ("0", "0.3", "0.9", "1")] + [f"batch {b}" for b in (64, 512, 2048)],
-        ("clce", "SupCon"): [f"batch {b}" for b in (64, 512, 2048)],
-        ("genscl", "GenSCL"): ["teacher", "teacher, shuffled"],
-    }
-    for (stage, method), variants in features.items():
-        for variant in variants:
-            runs += rows(stage, method, f"features: {variant}")
-    runs += rows("schane", "SCHaNe", "projection, beta 0", 20)
+            runs += rows(method.key, name, "main", shots)
+    for form in ("form in", "form out"):
+        runs += rows("supcon", "SupCon", form)
+    sweeps = [
+        ("supcon", "SupCon", "sweep temperature", "temperature", (0.05, 0.1, 1.0)),
+        ("supcon", "SupCon", "sweep positives", "positives", (1, 3, 9)),
+        ("schane", "SCHaNe", "sweep hardness", "hardness", (0.0, 1.0, 4.0)),
+        ("clce", "CLCE", "sweep weight", "weight", (0.0, 0.3, 0.9, 1.0)),
+        ("clce", "CLCE", "sweep batch size", "batch_size", (64, 512, 2048)),
+        ("clce", "SupCon", "sweep batch size", "batch_size", (64, 512, 2048)),
+    ]
+    for notebook, method, variant, setting, values in sweeps:
+        for number in values:
+            runs += rows(notebook, method, variant, **{setting: number})
+    for variant in ("teacher", "teacher, shuffled"):
+        runs += rows("genscl", "GenSCL", variant)
+    runs += rows("schane", "SCHaNe", "projection, no hardness", 20, hardness=0.0)
     for variant in ("one-hot", "MixUp-CutMix", "teacher"):
         runs += rows("genscl", "GenSCL", variant, 20)
     for method in ("CE", "SupCon"):
         runs += rows("robustness", method, "corruptions", 20, ["mce", "relative_mce", "ece"])
         for lr in (0.001, 0.01, 0.1):
             for optimizer in ("adamw", "sgd"):
-                runs += rows("robustness", method, f"lr {lr}, crops, {optimizer}", 20, seeds=range(1))
+                point = {"base_learning_rate": lr, "augmentation": "crops", "optimizer": optimizer}
+                runs += rows("robustness", method, "sensitivity", 20, seeds=range(1), **point)
         metrics = ["simplex_distance_train", "within_class_spread_train", "loss_above_floor"]
-        runs += rows("collapse", method, "collapse", 20, metrics, value=0.03, spread=0.001)
-        for share in ("0", "0.2", "0.4"):
-            runs += rows("collapse", method, f"flipped {share}", 20, ["epochs_to_fit"])
+        runs += rows("collapse", method, "collapse", None, metrics, value=0.03, spread=0.001)
+        for share in (0.0, 0.2, 0.4):
+            runs += rows("collapse", method, "flipped", None, ["epochs_to_fit"], flipped_share=share)
         runs += rows("pitfalls", method, "best epoch", 20, ["optimism"])
         runs += rows("pitfalls", method, "overlap", 20, ["inflation"])
     for method in ("CE", "SCHaNe", "CLCE"):
         runs += rows("transfer", method, "transfer", 20, ["digits", "mnist"])
-        for split in "AB":
-            runs += rows("transfer", method, f"episodes, split {split}", 20, ["1-shot", "5-shot"])
+        for split in (0, 1):
+            runs += rows("transfer", method, "episodes", 20, ["1-shot", "5-shot"], split=split)
     for method in ("SupCon", "SCHaNe"):
         for variant in ("two crops", "same crop"):
             runs += rows("pitfalls", method, variant, 20)
     for variant in ("joint", "joint, scaled"):
         runs += rows("pitfalls", "SupCon", variant, 20)
-    columns = ["method", "variant", "dataset", "shots", "seed", "metric", "value", "seconds", "settings", "stage"]
     checks = [["supcon", "gradient formula", seed, 1e-13] for seed in SEEDS]
     checks += [["schane", "extra time per step, percent of CE's", seed, 1.0 + seed / 10] for seed in SEEDS]
     checks += [["genscl", "one-hot equals SupCon", 0, 1e-14], ["collapse", "simplex floor", 0, 1e-15]]
     for check in ("hard positives: share of attraction", "hard negatives: share of repulsion"):
         checks += [["supcon", f"{check} minus share of pairs", seed, 30.0 + seed] for seed in SEEDS]
-    return pd.DataFrame(runs, columns=columns), pd.DataFrame(checks, columns=["stage", "check", "seed", "value"])
+    runs = pd.DataFrame(runs, columns=[*COLUMNS, "notebook"]).astype({"shots": "Int64", "epoch": "Int64"})
+    return runs, pd.DataFrame(checks, columns=["notebook", "check", "seed", "value"])
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A results folder as the stages leave it."""
+    """A results folder as the notebooks leave it."""
     folder = tmp_path_factory.mktemp("results")
     for kind, table in zip(("runs", "checks"), made_up(), strict=True):
-        for stage, part in table.groupby("stage"):
-            (folder / stage).mkdir(exist_ok=True)
-            part.drop(columns="stage").to_csv(folder / stage / f"{kind}.csv", index=False)
+        for notebook, part in table.groupby("notebook"):
+            (folder / notebook).mkdir(exist_ok=True)
+            part.drop(columns="notebook").to_csv(folder / notebook / f"{kind}.csv", index=False)
     return folder
 
 
@@ -116,16 +124,16 @@ def tables(written):
 
 
 def two_sets(first, second, metric="accuracy"):
-    """Tables with variants a and b of one method."""
+    """Tables with variants a and b of one method, beside the reported runs, which say what few images are."""
     lines = [
-        ["M", name, 20, seed, metric, value, "supcon"]
+        ["M", name, "few-shot", "digits", 20, seed, None, metric, value, 1.0, "{}", "supcon"]
         for name, values in (("a", first), ("b", second))
         for seed, value in values.items()
     ]
-    reported = [["CE", "main", 20, 0, "accuracy", 50.0, "cross_entropy"]]  # which says what few images are
-    columns = ["method", "variant", "shots", "seed", "metric", "value", "stage"]
-    checks = pd.DataFrame([["x", 0, 1e-12, "supcon"]], columns=["check", "seed", "value", "stage"])
-    return Tables(pd.DataFrame(lines + reported, columns=columns), checks)
+    for name, method in METHODS.items():
+        lines.append([name, "main", "few-shot", "digits", 20, 0, None, "accuracy", 50.0, 1.0, "{}", method.key])
+    checks = pd.DataFrame([["x", 0, 1e-12, "supcon"]], columns=["check", "seed", "value", "notebook"])
+    return Tables(with_settings(pd.DataFrame(lines, columns=[*COLUMNS, "notebook"])), checks)
 
 
 A, B = Runs("supcon", "a"), Runs("supcon", "b")
@@ -259,8 +267,8 @@ def test_a_single_pair_decides_nothing():
     "which, message",
     [
         (
-            Runs("supcon", "features: lambda 2"),
-            r"Claim X1 cannot be judged. supcon/runs.csv has no value .*lambda 2.*a, b",
+            Runs("supcon", "sweep weight", settings={"weight": 2}),
+            r"Claim X1 cannot be judged. The runs of supcon have no value of accuracy .*sweep weight.*variants: a, b, main",
         ),
         (Runs("robustness", "corruptions"), r"Claim X1 cannot be judged. robustness/runs.csv is missing or empty"),
     ],
@@ -285,11 +293,13 @@ def test_other_gaps_are_errors_too():
         a_claim(kind="trend")
 
 
-def change(tables, method, variant, **values):
-    """Tables with the values of one variant's metrics replaced (a list: one for each seed)."""
+def change(tables, method, variant, of=None, **values):
+    """Tables with the values of one variant's metrics replaced (a list: one for each seed), of runs with these settings."""
     runs = tables.runs.copy()
     for metric, value in values.items():
-        at = (runs.method == method) & (runs.variant == variant) & (runs.metric == metric) & (runs.shots != 100)
+        at = (runs.method == method) & (runs.variant == variant) & (runs.metric == metric) & (runs.shots.fillna(0) != 100)
+        for setting, number in (of or {}).items():
+            at &= runs[setting] == number
         assert at.any()
         runs.loc[at, "value"] = value
     return replace(tables, runs=runs)
@@ -301,26 +311,26 @@ def effect(tables, claim_id):
 
 
 def test_temperature_is_compared_with_the_largest_and_with_the_mean_of_the_others(tables):
-    for t, value in (("0.05", 60.0), ("0.1", 62.0), ("1.0", 50.0)):
-        tables = change(tables, "SupCon", f"features: temperature {t}", accuracy=value)
+    for t, value in ((0.05, 60.0), (0.1, 62.0), (1.0, 50.0)):
+        tables = change(tables, "SupCon", "sweep temperature", {"temperature": t}, accuracy=value)
     assert set(effect(tables, "S3a")) == {12.0} and set(effect(tables, "S3b")) == {7.0}
 
 
 def test_positives_are_most_against_one_and_batches_a_slope(tables):
     for k, value in ((1, 60.0), (3, 90.0), (9, 64.0)):
-        tables = change(tables, "SupCon", f"features: positives {k}", accuracy=value)
+        tables = change(tables, "SupCon", "sweep positives", {"positives": k}, accuracy=value)
     for batch in (64, 512, 2048):
-        tables = change(tables, "SupCon", f"features: batch {batch}", accuracy=40 + 1.5 * np.log2(batch))
+        tables = change(tables, "SupCon", "sweep batch size", {"batch_size": batch}, accuracy=40 + 1.5 * np.log2(batch))
     assert set(effect(tables, "S4")) == {4.0}
     assert_allclose(effect(tables, "S5"), 1.5)
 
 
 def test_clce_is_compared_with_each_part_and_with_supcons_drop(tables):
-    for w, value in (("0", 70.0), ("0.3", 73.0), ("0.9", 75.0), ("1", 60.0)):
-        tables = change(tables, "CLCE", f"features: lambda {w}", accuracy=value, probe_accuracy=value + 1)
+    for w, value in ((0.0, 70.0), (0.3, 73.0), (0.9, 75.0), (1.0, 60.0)):
+        tables = change(tables, "CLCE", "sweep weight", {"weight": w}, accuracy=value, probe_accuracy=value + 1)
     for method, drop in (("SupCon", 5.0), ("CLCE", 2.0)):
         for batch, value in ((64, 80 - drop), (512, 80.0), (2048, 99.0)):
-            tables = change(tables, method, f"features: batch {batch}", probe_accuracy=value)
+            tables = change(tables, method, "sweep batch size", {"batch_size": batch}, probe_accuracy=value)
     assert set(effect(tables, "C3a")) == {4.0} and set(effect(tables, "C3b")) == {14.0} and set(effect(tables, "C4")) == {3.0}
 
 
@@ -332,8 +342,8 @@ def test_both_extensions_of_genscl_are_compared_with_the_mean_of_each(tables):
 
 def test_time_to_fit_is_a_ratio_of_ratios(tables):
     for method, factor in (("CE", 2.0), ("SupCon", 6.0)):
-        for share, value in (("0", 5.0), ("0.2", 99.0), ("0.4", 5.0 * factor)):
-            tables = change(tables, method, f"flipped {share}", epochs_to_fit=value)
+        for share, value in ((0.0, 5.0), (0.2, 99.0), (0.4, 5.0 * factor)):
+            tables = change(tables, method, "flipped", {"flipped_share": share}, epochs_to_fit=value)
     assert_allclose(effect(tables, "D2"), np.log(3))
 
 
@@ -352,12 +362,13 @@ def test_the_jackknife_of_spread_is_the_difference_and_its_bootstrap_error():
     rng = np.random.default_rng(0)
     ce, supcon = rng.normal(0, 2, 200), rng.normal(0, 1, 200)
     lines = [
-        [method, f"lr {i}", 20, 0, "accuracy", value, "robustness"]
+        [method, i, "sensitivity", "accuracy", value]
         for method, values in (("CE", ce), ("SupCon", supcon))
         for i, value in enumerate(values)
     ]
-    columns = ["method", "variant", "shots", "seed", "metric", "value", "stage"]
-    effects = claims.spread(Tables(pd.DataFrame(lines, columns=columns), pd.DataFrame()), "accuracy")
+    runs = pd.DataFrame(lines, columns=["method", "base_learning_rate", "variant", "metric", "value"])
+    runs = runs.assign(seed=0, epoch=None, notebook="robustness", augmentation="crops", optimizer="adamw")
+    effects = claims.spread(Tables(runs, pd.DataFrame()), "accuracy")
 
     def difference(a, b, axis):
         return a.std(ddof=1, axis=axis) - b.std(ddof=1, axis=axis)
@@ -369,7 +380,7 @@ def test_the_jackknife_of_spread_is_the_difference_and_its_bootstrap_error():
 
 def test_settings_that_only_one_method_ran_are_refused(tables):
     runs = tables.runs
-    fewer = runs[~((runs.method == "CE") & runs.variant.str.startswith("lr 0.1"))]
+    fewer = runs[~((runs.method == "CE") & (runs.base_learning_rate == 0.1))]
     with pytest.raises(ValueError, match="CE and SupCon need the same settings"):
         effect(replace(tables, runs=fewer), "S6a")
 
@@ -384,10 +395,12 @@ def test_every_claim_is_judged_and_has_all_its_fields(tables):
     assert (table[table.kind != "exact"][["low", "high", "detectable", "p", "p_holm"]].notna()).all(axis=None)
 
 
-# Every figure as notebook/name, as the notebooks save them.
-WRITTEN = {
-    f"{key}/{name}" for key, path in NOTEBOOKS.items() for name in re.findall(r'figures\.save\(.*\\"(\w+)\\"\)', path.read_text())
-}
+@cache
+def figures_of(notebook):
+    """Names of the figures that a notebook saves."""
+    (path,) = (ROOT / "notebooks").glob(f"*_{notebook}.ipynb")
+    cells = json.loads(path.read_text())["cells"]
+    return re.findall(r'figures.save\(fig, out / "figures", "(\w+)"\)', "".join("".join(cell["source"]) for cell in cells))
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
@@ -396,7 +409,8 @@ def test_form_of_claims(claim):
         "S": claims.SUPCON, "H": claims.SCHANE, "C": claims.CLCE, "G": claims.GENSCL, "D": claims.DISSECTING, "O": claims.OURS
     }  # fmt: skip
     assert re.fullmatch(r"[SHCGDO]\d[a-e]?", claim.id) and claim.paper == letters[claim.id[0]]
-    assert len(claim.claim) <= 60 and claim.figure in WRITTEN
+    notebook, name = claim.figure.split("/")
+    assert len(claim.claim) <= 60 and name in figures_of(notebook)
     assert claim.kind == "effect" or claim.margin > 0
 
 

@@ -57,6 +57,7 @@ def test_hours_and_memory_are_counts_times_costs():
 def test_trials_variants_and_teachers_count():
     assert estimate.passes("supcon", part().stages) == (6, 0)
     assert estimate.passes("supcon", part(temperature=[0.1, 0.2], tuning_seeds=[7, 8]).stages) == (6 + 4 * 3, 0)
+    assert estimate.passes("supcon", part(temperature=0.2, learning_rate=0.1).stages) == (6, 0)  # a number leaves no choice
     assert estimate.passes("supcon", part(shots=[20]).stages) == (0, 0)
     own = part(label_smoothing=[0.0, 0.1], variant_seeds=1, hardness=[1.0]).stages["supcon"]
     stages = {"cross_entropy": own, "schane": own, "genscl": own}

@@ -1,29 +1,20 @@
-"""What 12_analysis joins and draws: the results of all methods side by side."""
-
-import json
-from itertools import combinations
+"""What 12_analysis draws: the results of all methods side by side, and the ledger of claims."""
 
 import matplotlib.patheffects as patheffects
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
-from joblib import Parallel, delayed, parallel_config
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
-from sklearn.manifold import TSNE
 
-from study.figures import COLORS, COLUMN, GREY, dot
-from study.paths import existing
-from study.probes.evaluation import unit_rows
-from study.tables import STAGES, in_digits, interval, paired_differences, summarise
+from study.analysis.comparison import label_point
+from study.analysis.ledger import CONTRADICTED, INCONCLUSIVE, REFUTED, SUPPORTED, VERIFIED
+from study.figures import COLUMN, GREY, dot
+from study.methods import METHODS
+from study.tables import in_digits
 
 MARKERS = ["o", "D", "s", "^"]  # one per number of shots
-PROTOCOL = ["encoder", "weights", "image_size", "batch_size", "weight_decay", "epochs", "evaluate_on"]  # the same for all
-# The ledger's verdicts
-SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive at this size"
-VERIFIED, REFUTED = "verified", "refuted"
 # How claims_figure marks a verdict: by shape and colour.
 VERDICT_MARKS = {
     SUPPORTED: {"marker": "^", "color": "#0072b2"},
@@ -34,166 +25,6 @@ VERDICT_MARKS = {
 }
 # Paul Tol's muted colours and a dark grey: ten classes that colour-blind readers can tell apart, with labels on them.
 CLASS_COLORS = ["#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#555555"]
-
-
-def read_runs(results, dataset, stages=None):
-    """The long tables of stages (None: those of the methods) as one, with a column `stage`, of the runs on this dataset. shots is
-    a number, "full", or "all" for runs on features."""
-    runs = _read_tables(results, "runs", STAGES.values() if stages is None else stages)
-    found = runs[runs.dataset == dataset]
-    if missing := sorted(set(runs.stage) - set(found.stage)):
-        others = ", ".join(runs[runs.stage.isin(missing)].dataset.unique())
-        raise ValueError(
-            f"{results}: runs.csv of {', '.join(missing)} hold runs on {others}; expected {dataset}. Run these again."
-        )
-    return found.reset_index(drop=True)
-
-
-def read_curves(results):
-    """Training curves of all methods as one table, with a column `stage`."""
-    return _read_tables(results, "curves", STAGES.values())
-
-
-def read_arrays(results):
-    """{method: {name: array}} of the predictions and embeddings kept by the reported runs."""
-    arrays = {}
-    for method, stage in STAGES.items():
-        with np.load(existing(f"{results}/{stage}/predictions.npz", stage)) as file:
-            arrays[method] = {name: file[name] for name in file}
-    return arrays
-
-
-def read_test_labels(results):
-    """(labels (N,) of the test images, names of the classes)."""
-    with np.load(existing(f"{results}/data/test.npz", "data")) as file:
-        return file["labels"].astype(int), file["classes"].tolist()
-
-
-def reported(rows):
-    """The rows of the reported runs: variant "main" of the method that each stage is about."""
-    found = rows[_is_reported(rows)]
-    if (found.shots == "full").any():
-        stages = ", ".join(found.stage[found.shots == "full"].unique())
-        raise ValueError(
-            f'{stages} report runs on all images (shots "full"); expected numbers of images per class, which the methods are '
-            "compared by here. Run the stages again with such numbers in `shots`."
-        )
-    return found.astype({"shots": int}).reset_index(drop=True)
-
-
-def protocol_differences(runs):
-    """Sentences on what is not the same for all methods at one number of shots, of PROTOCOL and the seeds; [] is fair."""
-    found = []
-    for shots, group in runs.groupby("shots"):
-        for name in [*PROTOCOL, "seeds"]:
-            values = {method: _values(rows, name) for method, rows in group.groupby("method", sort=False)}
-            if len(set(values.values())) > 1:
-                found.append(f"{name} at {shots} per class: " + ", ".join(f"{m} {value}" for m, value in values.items()))
-    return found
-
-
-def results_table(runs):
-    """Accuracy of every method by number of shots, and its difference to CE, paired by seed; with 95 % intervals."""
-    by = ("method", "shots")
-    table = summarise(runs, by=by)[[*by, "n", "mean", "low", "high"]]
-    return table.merge(
-        _differences(paired_differences(runs, {"method": "CE"}, by=by), by), on=by, how="left", validate="one_to_one"
-    )
-
-
-def variants_table(runs):
-    """Accuracy of everything that is neither a trial nor a reported run, and its difference to its method's reported runs
-    with the same shots and seeds, where there are such."""
-    by = ("stage", "method", "variant", "shots")
-    others = runs[~_is_reported(runs) & ~runs.variant.str.startswith("trial")]
-    table = summarise(others, by=by)[[*by, "n", "mean", "low", "high"]]
-    parts = []
-    for method in table.method.unique():
-        main = {"stage": STAGES[method], "method": method, "variant": "main"}
-        parts.append(_differences(paired_differences(runs[runs.method == method], main, by=by), by))
-    differences = pd.concat(parts) if parts else pd.DataFrame(columns=[*by, "difference", "difference_low", "difference_high"])
-    return table.merge(differences, on=by, how="left", validate="one_to_one")
-
-
-def headline(table):
-    """What `dvc metrics show` compares: mean accuracy and difference to CE, by method and number of shots."""
-    metrics = {}
-    for name, column in (("accuracy", "mean"), ("difference to CE", "difference")):
-        metrics[name] = {
-            method: {f"{shots} per class": value for shots, value in zip(group.shots, group[column], strict=True)}
-            for method, group in table.groupby("method", sort=False)
-        }
-    del metrics["difference to CE"]["CE"]
-    return metrics
-
-
-def curve_summary(curves):
-    """Mean and 95 % interval over seeds, by method, shots and epoch, of `relative_loss`, each run's loss over that of its
-    first epoch, and of `validation_accuracy`, where it was recorded."""
-    first = curves.sort_values("epoch").groupby(["method", "shots", "seed"]).loss.transform("first")
-    long = curves.assign(relative_loss=curves.loss / first).melt(
-        ["method", "shots", "seed", "epoch"], ["relative_loss", "validation_accuracy"], "metric"
-    )
-    return summarise_each(long.dropna(subset="value"), ["relative_loss", "validation_accuracy"], ("method", "shots", "epoch"))
-
-
-def summarise_each(runs, metrics, by=("method", "shots")):
-    """tables.summarise of several metrics, stacked, with a column `metric`."""
-    return pd.concat([summarise(runs, metric, by).assign(metric=metric) for metric in metrics], ignore_index=True)
-
-
-def rankings(summary):
-    """{metric: methods, highest mean first} of a table from summarise_each at one number of shots."""
-    ordered = summary.sort_values("mean", ascending=False, kind="stable")
-    return {metric: ordered.method[ordered.metric == metric].tolist() for metric in summary.metric.unique()}
-
-
-def maps(embeddings, seed=0):
-    """t-SNE of each method's embeddings (N, D), compared by angle: {method: (N, 2)}. One thread each, so repeatable."""
-    with parallel_config("loky", inner_max_num_threads=1):
-        points = Parallel(n_jobs=-1)(delayed(_map)(z, seed) for z in embeddings.values())
-    return dict(zip(embeddings, points, strict=True))
-
-
-def label_point(points, labels, c, k=20):
-    """The point (2,) of class c with most of its class among its k nearest; of equals, the one nearest to their median."""
-    own = points[labels == c]
-    nearest = np.argsort(((own[:, None] - points) ** 2).sum(-1), axis=1, kind="stable")[:, :k]
-    purity = (labels[nearest] == c).sum(1)
-    distance = np.linalg.norm(own - np.median(own, axis=0), axis=1)
-    return own[np.lexsort((distance, -purity))[0]]
-
-
-def confused_pairs(predictions, labels, classes, count=6):
-    """The pairs of classes taken for each other most often: share of the images of the two, in percent.
-
-    predictions  {method: (seeds, N)}. Returns `count` pairs, chosen by the mean over methods, with a row per method: pair,
-    method, mean, low, high, n over seeds.
-    """
-    labels, rows = np.asarray(labels), []
-    for method, predicted in predictions.items():
-        for a, b in combinations(range(len(classes)), 2):
-            taken = ((labels == a) & (predicted == b)) | ((labels == b) & (predicted == a))  # (seeds, N)
-            share = 100 * taken.sum(1) / np.isin(labels, (a, b)).sum()
-            rows.append([f"{classes[a]} / {classes[b]}", method, *interval(share), len(share)])
-    table = pd.DataFrame(rows, columns=["pair", "method", "mean", "low", "high", "n"])
-    top = table.groupby("pair", sort=False)["mean"].mean().nlargest(count).index
-    return table.set_index("pair").loc[top].reset_index()
-
-
-def step_times(runs, classes):
-    """One row per reported run: metric "step_ms", its milliseconds of training per step."""
-    rows = runs[runs.metric == "accuracy"]
-    settings = rows.settings.map(json.loads)
-    steps = [s["epochs"] * max(n * classes // s["batch_size"], 1) for s, n in zip(settings, rows.shots, strict=True)]
-    return rows.assign(metric="step_ms", value=1000 * rows.seconds / steps)
-
-
-def time_ratios(times):
-    """Time per step over that of CE, paired by seed: geometric mean and its 95 % interval, by method and shots."""
-    logs = times.assign(value=np.log(times.value))
-    table = paired_differences(logs, {"method": "CE"}, "step_ms", by=("method", "shots"))
-    return table.assign(**{column: np.exp(table[column]) for column in ("mean", "low", "high")})
 
 
 def results_figure(table):
@@ -214,8 +45,8 @@ def curves_figure(summary):
         for ax, n in zip(row, shots, strict=True):
             lines = summary[(summary.metric == metric) & (summary.shots == n)]
             for method, line in lines.groupby("method", sort=False):
-                ax.plot(line.epoch, line["mean"], "o-", ms=2, lw=1.2, color=COLORS[method])
-                ax.fill_between(line.epoch, line.low, line.high, color=COLORS[method], alpha=0.15, lw=0)
+                ax.plot(line.epoch, line["mean"], "o-", ms=2, lw=1.2, color=METHODS[method].colour)
+                ax.fill_between(line.epoch, line.low, line.high, color=METHODS[method].colour, alpha=0.15, lw=0)
             ax.grid(alpha=0.3)
         row[0].set_ylabel(label)
     _stay_in_percent(axes[1, 0].yaxis)
@@ -245,7 +76,7 @@ def maps_figure(points, labels, classes):
         for c in np.unique(labels):
             text = ax.text(*label_point(xy, labels, c), str(c), fontsize=7, weight="bold", ha="center", va="center")
             text.set_path_effects([patheffects.withStroke(linewidth=1.8, foreground="white")])
-        ax.set_title(method, fontsize=8, color=COLORS[method])
+        ax.set_title(method, fontsize=8, color=METHODS[method].colour)
     for c, name in enumerate(classes):
         x, y = 0.6 * (c // 5), 0.92 - 0.2 * (c % 5)
         cells[-1].plot(x - 0.06, y, "o", ms=4, color=colors[c], clip_on=False)
@@ -271,7 +102,7 @@ def confusions_figure(table):
     fig, ax = plt.subplots(figsize=(COLUMN, 0.9 + 0.42 * len(pairs)))
     for row in table.to_dict("records"):
         y = pairs.index(row["pair"]) + 0.13 * (methods.index(row["method"]) - (len(methods) - 1) / 2)
-        dot(ax, row, y, COLORS[row["method"]], "o")
+        dot(ax, row, y, METHODS[row["method"]].colour, "o")
     for y in range(1, len(pairs), 2):
         ax.axhspan(y - 0.5, y + 0.5, color="#f2f2f2", lw=0, zorder=0)
     ax.set_yticks(range(len(pairs)), pairs)
@@ -293,7 +124,7 @@ def readout_figure(summary, labels):
             line = summary[(summary.shots == n) & (summary.method == method)].set_index("metric").loc[list(labels)]
             x = np.arange(len(labels)) + 0.1 * (i - (len(methods) - 1) / 2)
             bars = [line["mean"] - line.low, line.high - line["mean"]]
-            ax.errorbar(x, line["mean"], yerr=bars, fmt="o-", ms=3, lw=0.9, capsize=1.5, color=COLORS[method])
+            ax.errorbar(x, line["mean"], yerr=bars, fmt="o-", ms=3, lw=0.9, capsize=1.5, color=METHODS[method].colour)
         ax.set_xticks(range(len(labels)), labels.values(), rotation=25, ha="right")
         ax.set_title(f"{n} per class", fontsize=8)
         _stay_in_percent(ax.yaxis)
@@ -345,38 +176,11 @@ def claims_figure(ledger):
     return fig
 
 
-def _read_tables(results, kind, stages):
-    parts = [
-        pd.read_csv(existing(f"{results}/{stage}/{kind}.csv", stage), dtype={"shots": str}).assign(stage=stage)
-        for stage in stages
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    return table.assign(shots=[shots if shots in ("all", "full") else int(shots) for shots in table.shots])
-
-
-def _is_reported(rows):
-    return (rows.variant == "main") & (rows.stage == rows.method.map(STAGES))
-
-
-def _values(rows, name):
-    """The different values of a setting, or of the seeds, as text."""
-    values = rows.seed if name == "seeds" else rows.settings.map(lambda settings: json.loads(settings).get(name))
-    return "/".join(str(value) for value in sorted(values.unique(), key=str))
-
-
-def _differences(pairs, by):
-    names = {"mean": "difference", "low": "difference_low", "high": "difference_high"}
-    return pairs.rename(columns=names)[[*by, *names.values()]]
-
-
-def _map(embeddings, seed):
-    z = unit_rows(embeddings.astype(np.float32))
-    return TSNE(init="pca", perplexity=min(30, len(z) / 4), random_state=seed).fit_transform(z)
-
-
 def _order(methods):
-    present = set(methods)
-    return [method for method in COLORS if method in present]
+    """The methods among `methods`, in the registry's order. Raises ValueError for one that the registry does not have."""
+    if unknown := set(methods) - METHODS.keys():
+        raise ValueError(f"{', '.join(sorted(unknown))} cannot be drawn: study.methods.METHODS has {', '.join(METHODS)}.")
+    return [method for method in METHODS if method in set(methods)]
 
 
 def _method_dots(ax, summary, methods, shots):
@@ -384,7 +188,7 @@ def _method_dots(ax, summary, methods, shots):
     for row in summary.to_dict("records"):
         k = shots.index(row["shots"])
         y = methods.index(row["method"]) + 0.28 * (k - (len(shots) - 1) / 2)
-        dot(ax, row, y, COLORS[row["method"]], MARKERS[k % len(MARKERS)], hollow=k > 0)
+        dot(ax, row, y, METHODS[row["method"]].colour, MARKERS[k % len(MARKERS)], hollow=k > 0)
     ax.set_yticks(range(len(methods)), methods)
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.xaxis.set_major_locator(MaxNLocator(3))
@@ -397,7 +201,7 @@ def _beside_ce(values, compared, values_label, compared_label, at):
     methods, shots = _order(values.method), sorted(values.shots.unique())
     _method_dots(left, values, methods, shots)
     _method_dots(right, compared[compared.method != "CE"], methods, shots)
-    right.axvline(at, color=COLORS["CE"], lw=0.8, zorder=0)
+    right.axvline(at, color=METHODS["CE"].colour, lw=0.8, zorder=0)
     left.set_xlabel(values_label)
     right.set_xlabel(compared_label)
     _shots_legend(fig, shots)
@@ -421,7 +225,7 @@ def _shots_legend(fig, shots):
 
 
 def _method_legend(fig, methods):
-    handles = [Line2D([], [], color=COLORS[method], marker="o", ms=3, label=method) for method in methods]
+    handles = [Line2D([], [], color=METHODS[method].colour, marker="o", ms=3, label=method) for method in methods]
     fig.legend(handles=handles, loc="outside upper center", ncols=len(methods), fontsize=7, handlelength=1, columnspacing=1)
 
 
