@@ -35,7 +35,9 @@ def take(folder, how, file, place, anchor, content):
 
 def write_notebook(path, cells):
     """From text in which each cell follows a line `# %%`, with its tag in brackets."""
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    notebook = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
     for tag, source in re.findall(r"# %%(?: \[(\w+)\])?\n(.*?)(?=# %%|\Z)", cells, re.DOTALL):
         notebook.cells.append(nbformat.v4.new_code_cell(source.strip("\n"), metadata={"tags": [tag] if tag else []}))
     nbformat.write(notebook, path)
