@@ -156,7 +156,7 @@ def copy_project(folder):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pdf", "__pycache__", "*.egg-info", ".*"))
     (folder / "results").mkdir(exist_ok=True)
     (folder / ".dvc").mkdir(exist_ok=True)
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots.html"):
         shutil.copy(ROOT / name, folder / name)
     (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
 
@@ -211,10 +211,10 @@ def main():
     for name, function in COMMANDS.items():
         command = commands.add_parser(name, help=" ".join(function.__doc__.split()), description=function.__doc__)
         for parameter in inspect.signature(function).parameters.values():
-            optional = {parameter.VAR_POSITIONAL: "*"}.get(parameter.kind, None if parameter.default is parameter.empty else "?")
-            command.add_argument("arguments", metavar=parameter.name, nargs=optional or 1)
+            needed = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+            command.add_argument("arguments", metavar=parameter.name, nargs=1 if needed else "*")
     options = parser.parse_args()
-    COMMANDS[options.command](*(options.arguments or () if "arguments" in options else ()))
+    COMMANDS[options.command](*vars(options).get("arguments", ()))
 
 
 if __name__ == "__main__":

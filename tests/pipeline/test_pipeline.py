@@ -1,6 +1,7 @@
 """The whole pipeline at toy size: complete, repeatable, and re-run only where something changed."""
 
 import json
+import os
 
 import nbformat
 import networkx
@@ -78,7 +79,9 @@ def test_the_same_run_twice_gives_the_same_numbers_pictures_and_notebook(restore
         return runs.to_csv(), {path.name: path.read_bytes() for path in others}
 
     before = produced()
-    (restored / "results" / "clce" / "stale.csv").write_text("what an earlier version of the notebook wrote")
+    left = restored / "results" / "clce" / "left.csv"
+    left.write_text("what an earlier version of the notebook wrote")
+    os.utime(left, (0, 0))
     assert stages_run(pipeline.repro(restored, "--force", "--single-item", "method@clce")) == {"method@clce"}
     assert produced() == before
 
@@ -186,6 +189,18 @@ def test_papermill_runs_a_notebook_with_parameters(project, tmp_path):
     parameters = "-p results build/mine -p validation_size 200"
     typed(project, f"papermill notebooks/01_data.ipynb {tmp_path}/out.ipynb {parameters}")
     assert "200 validation images" in (tmp_path / "out.ipynb").read_text()
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "build/clean/data.ipynb", "results/arrays/data/splits.npz", "runs/paper/supcon-cifar-10", "dvc_plots/x", "data/x",
+        ".hypothesis/x", ".pytest_cache/x", ".ruff_cache/x", "mutants/x", "src/supcl.egg-info/x", ".dvc/cache/x", ".dvc/tmp/x",
+        "notebooks/.ipynb_checkpoints/x", "src/study/__pycache__/x", ".venv/x",
+    ],
+)  # fmt: skip
+def test_git_does_not_see_what_commands_leave_behind(project, left):
+    assert typed(project, f"git check-ignore {left}").strip() == left
 
 
 def test_smoke_refuses_a_folder_with_other_files(tmp_path):

@@ -109,7 +109,7 @@ _DATASETS = {"fashion-mnist": _fashion_mnist, "digits": _digits, "mnist-sample":
 def _idx(path):
     """An uncompressed idx file of bytes: two zero bytes, type 8, the number of axes, their lengths, the values."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing. `make data` fetches it.")
+        raise FileNotFoundError(f"{path} is missing. `make data` fetches it to the project's data/.")
     raw = path.read_bytes()
     axes = raw[3]
     shape = np.frombuffer(raw, ">i4", axes, offset=4)

@@ -17,8 +17,8 @@ from study.runs import (
     choose,
     reported_runs,
     table,
-    trial_runs,
     trained_on,
+    trial_runs,
     tuning,
     write_runs,
 )
