@@ -108,15 +108,17 @@ def variants_table(runs):
 
 
 def headline(table, verdicts):
-    """What `dvc metrics show` compares: mean accuracy by method and number of shots, and the number of claims of each verdict.
+    """What `dvc metrics show` compares, by names that fit a screen: "CE.20" is CE's mean accuracy in percent with 20 images per
+    class, "supported" the number of claims with that verdict.
 
     table: from results_table; verdicts (n,): those of the ledger.
     """
-    accuracy = {
-        method: {f"{shots} per class": round(mean, 2) for shots, mean in zip(group.shots, group["mean"], strict=True)}
+    accuracies = {
+        method: {str(shots): round(mean, 2) for shots, mean in zip(group.shots, group["mean"], strict=True)}
         for method, group in table.groupby("method", sort=False)
     }
-    return {"accuracy": accuracy, "claims": verdicts.value_counts(sort=False).to_dict()}
+    counts = verdicts.str.split().str[0].value_counts(sort=False)  # "inconclusive" for "inconclusive at this size"
+    return accuracies | counts.to_dict()
 
 
 def curve_summary(curves):

@@ -7,6 +7,7 @@ from torch import nn
 
 from study import profiles
 from study.benchmarks import estimate
+from study.methods import METHODS
 from study.paths import ROOT
 
 
@@ -64,6 +65,13 @@ def test_trials_variants_and_teachers_count():
     assert estimate.passes("cross_entropy", stages) == (3 * (2 + 2 + 1 + 1), 0)  # reported, trials, smoothing alone, a teacher
     assert estimate.passes("schane", stages) == (3 * (2 + 4), 0)
     assert estimate.passes("genscl", stages) == (3 * (2 + 6), 3 * (2 + 1))  # of the variants one has a teacher
+
+
+def test_as_many_variants_are_counted_as_the_notebooks_run():
+    for method in METHODS.values():
+        runs = pd.read_csv(ROOT / "results" / method.key / "runs.csv")
+        variants = set(runs.variant[runs.trained_on == "few-shot"]) - {"main", "trial", "sweep label smoothing"}
+        assert len(variants) == estimate.VARIANTS.get(method.key, 0), method.name
 
 
 def test_the_stored_estimates_are_those_of_the_profile():
