@@ -1,5 +1,5 @@
-"""From the long tables of all runs to verdicts: comparison (tables of all methods) and plots (their figures), ledger (the rule that
-judges a claim) and claims (what the papers say, one contrast each).
+"""From the long tables of all runs to verdicts: comparison has tables of all methods and plots draws them; ledger holds the rule
+that judges a claim, and claims what the papers say, one contrast each.
 
 Nothing here trains a model or reads a data set: small files under results/ are enough. Figures of single notebooks are in
 study.figures.
