@@ -7,7 +7,7 @@ import pandas as pd
 
 from study.methods import METHODS
 
-GAIN = {"CE": 0, "SupCon": -1, "SCHaNe": 2, "CLCE": 1, "GenSCL": 0.5}
+GAIN = {name: k / 10 for k, name in enumerate(METHODS)} | {"CE": 0, "SupCon": -1, "SCHaNe": 2, "CLCE": 1}
 METRICS = ["accuracy", "within_class_cosine", "between_class_cosine", "isotropy", "simplex_distance"]
 COLUMNS = ["method", "variant", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings"]
 SETTINGS = {
