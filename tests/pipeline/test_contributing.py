@@ -99,6 +99,6 @@ def test_figures_of_all_methods_show_it_in_its_colour(project):
 
 
 def test_its_loss_agrees_with_its_reference(project):
-    command = [sys.executable, "-m", "pytest", "-q", "tests/supcl/test_losses.py", "-k", "nca and double_loop"]
+    command = [sys.executable, "-m", "pytest", "tests/supcl/test_losses.py", "-k", "nca and double_loop"]
     run = subprocess.run(command, cwd=project, env=pipeline.environment(project), capture_output=True, text=True)
-    assert run.returncode == 0 and re.search(r"^[1-9]\d* passed", run.stdout, re.MULTILINE), run.stdout + run.stderr
+    assert run.returncode == 0, run.stdout + run.stderr  # 5 if no test were so called
