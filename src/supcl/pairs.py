@@ -22,6 +22,7 @@ from supcl import tiled
 Engine = Literal["auto", "readable", "tiled"]
 
 LOWEST = tiled.LOWEST  # the log-sum-exp over no pair: minus infinity, but finite, so that its gradient is a number
+NOTHING = tiled.NOTHING  # the exponent of a pair that is left out
 LARGEST = 1e30  # exponents stay below this in size, which is far above LOWEST
 NO_SIMILARITY = 1e-10  # an anchor whose label is similar to no other by more than this in total has no positive
 TILE = 512  # rows of a tile: a few tiles fit a processor's cache
@@ -120,9 +121,10 @@ class Pairs:
                 attraction = c * s if labels.ndim == 2 else s.masked_fill(without["positives"], 0)  # c_ij s_ij
                 values.append(attraction.sum(1) / positives.clamp(min=NO_SIMILARITY))
             else:
-                exponent = (s if term.factor == 1 else term.factor * s).masked_fill(without[term.over], LOWEST)
-                largest = exponent.detach().amax(1, keepdim=True)  # taken off, so that exp() does not overflow
-                values.append(exponent.sub_(largest).exp_().sum(1).log() + largest.squeeze(1))
+                exponent = s if term.factor == 1 else term.factor * s
+                largest = exponent.detach().masked_fill(without[term.over], LOWEST).amax(1, keepdim=True)  # (B, 1)
+                exponent = (exponent - largest).masked_fill(without[term.over], NOTHING)  # largest off, or exp() overflows
+                values.append(exponent.exp().sum(1).log() + largest.squeeze(1))
         return *values, positives
 
     def _itself(self, rows, first):
