@@ -291,7 +291,7 @@ def _unit_rows(name, x):
         _check_finite(name, x)
     # Squares of huge and tiny numbers do not fit. Dividing by a power of two changes no digit.
     x = x / largest.masked_fill(largest == 0, 1).log2().floor().exp2()
-    return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=0.5)  # at least 1, except for a row of zeros
+    return x / x.square().sum(1, keepdim=True).clamp(min=0.25).sqrt()  # clamps rows of zeros alone: others are at least 1 long
 
 
 def _upcast(x):
