@@ -22,11 +22,11 @@ NEEDED = ["pytest<10", "hypothesis", "numpy", "pytorch-metric-learning"]  # by t
 
 
 def oldest_torch():
-    """The lower bound in pyproject.toml: "2.4" of "torch>=2.4"."""
+    """The lower bound in pyproject.toml: "2.5" of "torch>=2.5"."""
     (needed,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     name, bound = needed.split(">=")
     if name != "torch":
-        raise ValueError(f'dependencies of pyproject.toml are "{needed}"; expected torch alone, as "torch>=2.4".')
+        raise ValueError(f'dependencies of pyproject.toml are "{needed}"; expected torch alone, as "torch>=2.5".')
     return bound
 
 

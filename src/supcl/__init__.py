@@ -7,7 +7,7 @@ Encoders, data, training, figures and everything else that the notebooks share l
 from supcl.losses import clce_loss, genscl_loss, schane_loss, supcon_loss, tcl_loss
 from supcl.modules import CLCELoss, GenSCLLoss, SCHaNeLoss, SupConLoss, TCLLoss
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CLCELoss",

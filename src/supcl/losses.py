@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supcl.pairs import LOWEST, Engine, LogSumExp, Mean, Pairs, check_choice, check_number, rows_of_logits
+from supcl.pairs import Engine, LogSumExp, Mean, Pairs, check_choice, check_number, rows_of_logits
 
 
 def supcon_loss(
@@ -97,7 +97,7 @@ def schane_loss(
         LogSumExp("positives"), LogSumExp("negatives", 1 + hardness), LogSumExp("negatives", hardness)
     )
     # log R_i = log|N(i)| + log sum_n exp((1 + beta) s_in) - log sum_n exp(beta s_in)
-    log_rest = (pairs.negatives.log() + log_hard - log_weights).masked_fill(pairs.negatives == 0, LOWEST)
+    log_rest = pairs.negatives.log() + log_hard - log_weights  # without negatives -inf
     log_count = pairs.positives.log()
     # -log( m / (m + R) ) = -log sigmoid(log m - log R)
     if positives == "mean":
@@ -207,6 +207,6 @@ def tcl_loss(
     log_positive, log_far, log_negative, mean_positive = pairs.reduce(
         LogSumExp("positives"), LogSumExp("positives", -temperature), LogSumExp("negatives"), Mean("positives")
     )
-    log_k1, log_k2 = log_positive.new_tensor([k1, k2]).log()
+    log_k1, log_k2 = (torch.full_like(log_positive, k).log() for k in (k1, k2))  # -inf for 0
     log_d = torch.stack((log_positive, log_k1 + log_far, log_k2 + log_negative)).logsumexp(0)
     return pairs.mean(log_d - mean_positive)

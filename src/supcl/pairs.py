@@ -22,6 +22,7 @@ from supcl import tiled
 Engine = Literal["auto", "readable", "tiled"]
 
 LOWEST = tiled.LOWEST  # the log-sum-exp over no pair: minus infinity, but finite, so that its gradient is a number
+NOTHING = tiled.NOTHING  # the exponent of a pair that is left out
 LARGEST = 1e30  # exponents stay below this in size, which is far above LOWEST
 NO_SIMILARITY = 1e-10  # an anchor whose label is similar to no other by more than this in total has no positive
 TILE = 512  # rows of a tile: a few tiles fit a processor's cache
@@ -74,12 +75,13 @@ class Pairs:
         self.temperature = temperature
         self.symmetric = contrasts is None  # anchors are each other's contrasts
         self.offset = 0 if self.symmetric else offset  # anchor i is row offset + i of contrasts; None: it is not among them
+        self._own = 0 if self.offset is None else 1  # how many contrasts an anchor itself is
         self.tiled = self._takes_tiles(engine, block or TILE)
         self.block = block or (TILE if self.tiled else max(1, ENTRIES // max(1, len(self.contrasts))))
 
     @property
     def negatives(self) -> Tensor:
-        return len(self.contrasts) - (0 if self.offset is None else 1) - self.positives
+        return len(self.contrasts) - self._own - self.positives
 
     def reduce(self, *terms: LogSumExp | Mean) -> list[Tensor]:
         """Each term for each anchor, (N,)."""
@@ -108,19 +110,21 @@ class Pairs:
         without = {"others": itself}  # pairs that a relation leaves out, (B, M) bool
         if labels.ndim == 2:
             c = (labels @ self.contrast_labels.T).masked_fill(itself, 0)  # (B, M)
+            positives = c.sum(1)
         else:
-            without["negatives"] = labels[:, None] == self.contrast_labels
-            without["positives"] = ~without["negatives"] | itself
-            c = (~without["positives"]).to(s.dtype)  # (B, M)
-        positives = c.sum(1)
+            same = labels[:, None] == self.contrast_labels  # (B, M) bool
+            without |= {"positives": ~same | itself, "negatives": same}
+            positives = same.sum(1, dtype=s.dtype) - self._own
         values = []
         for term in terms:
             if isinstance(term, Mean):
-                values.append((c * s).sum(1) / positives.clamp(min=NO_SIMILARITY))
+                attraction = c * s if labels.ndim == 2 else s.masked_fill(without["positives"], 0)  # c_ij s_ij
+                values.append(attraction.sum(1) / positives.clamp(min=NO_SIMILARITY))
             else:
-                exponent = (term.factor * s).masked_fill(without[term.over], LOWEST)
-                largest = exponent.detach().amax(1, keepdim=True)  # taken off, so that exp() does not overflow
-                values.append((exponent - largest).exp().sum(1).log() + largest.squeeze(1))
+                exponent = s if term.factor == 1 else term.factor * s
+                largest = exponent.detach().masked_fill(without[term.over], LOWEST).amax(1, keepdim=True)  # (B, 1)
+                exponent = (exponent - largest).masked_fill(without[term.over], NOTHING)  # largest off, or exp() overflows
+                values.append(exponent.exp().sum(1).log() + largest.squeeze(1))
         return *values, positives
 
     def _itself(self, rows, first):
@@ -151,6 +155,9 @@ class Pairs:
         return [mean if isinstance(term, Mean) else next(values) for term in terms] + [positives]
 
     def _takes_tiles(self, engine, tile):
+        large = max(len(self.anchors), len(self.contrasts)) > tile
+        if engine == "readable" or (engine == "auto" and not (large and self.anchors.device.type == "cpu")):
+            return False
         refusal = None
         if not (_has_values(self.anchors) and _has_values(self.contrasts)):
             refusal = "torch.compile, torch.export or a transform of torch.func"
@@ -158,8 +165,7 @@ class Pairs:
             refusal = "a gradient with respect to label distributions"
         if engine == "tiled" and refusal:
             raise ValueError(f'engine is "tiled", which does not support {refusal}; expected engine="readable" or "auto".')
-        pays = self.anchors.device.type == "cpu" and max(len(self.anchors), len(self.contrasts)) > tile
-        return engine == "tiled" or (engine == "auto" and pays and not refusal)
+        return not refusal
 
 
 def rows_of_classes(name, labels, of, embeddings):
@@ -285,8 +291,7 @@ def _unit_rows(name, x):
         _check_finite(name, x)
     # Squares of huge and tiny numbers do not fit. Dividing by a power of two changes no digit.
     x = x / largest.masked_fill(largest == 0, 1).log2().floor().exp2()
-    squares = x.square().sum(1, keepdim=True)
-    return x / squares.masked_fill(squares == 0, 0.25).sqrt()
+    return x / x.square().sum(1, keepdim=True).clamp(min=0.25).sqrt()  # clamps rows of zeros alone: others are at least 1 long
 
 
 def _upcast(x):

@@ -15,6 +15,7 @@ the embeddings. There are no second derivatives.
 import torch
 
 BOUNDED = 40  # exp(-40), exp(40) and sums of millions of them fit float32: exponents up to this need no shift
+NOTHING = -80  # exp(-80) adds nothing to a sum of at least 1; below, exp() is many times slower
 LOWEST = -1e38  # stands for minus infinity among exponents, as differences of infinities are not numbers
 
 
@@ -171,7 +172,7 @@ class _Reduce(torch.autograd.Function):
                     else:
                         old = largest[k, block]
                         new = torch.maximum(old, e.amax(dim))
-                        shifted = torch.sub(e, new.unsqueeze(dim), out=scratch("shifted", *e.shape)).exp_()
+                        shifted = torch.sub(e, new.unsqueeze(dim), out=scratch("shifted", *e.shape)).clamp_(min=NOTHING).exp_()
                         sums[k, block] = sums[k, block] * (old - new).exp() + shifted.sum(dim)
                         largest[k, block] = new
         sums.masked_fill_(largest == LOWEST, 0)  # the sum over no pair
@@ -202,10 +203,14 @@ class _Reduce(torch.autograd.Function):
                 if over not in left_out:
                     continue
                 e = scratch.exponentials(s, factor, ctx.bounded[k], *left_out[over])
-                w = e if ctx.bounded[k] else torch.sub(e, largest[k, a, None], out=scratch("shifted", *s.shape)).exp_()
+                w = (
+                    e
+                    if ctx.bounded[k]
+                    else torch.sub(e, largest[k, a, None], out=scratch("shifted", *s.shape)).clamp_(min=NOTHING).exp_()
+                )
                 weights.addcmul_(w, share[k, a, None], value=factor)
                 if symmetric:
-                    w = e if ctx.bounded[k] else e.sub_(largest[k, b]).exp_()
+                    w = e if ctx.bounded[k] else e.sub_(largest[k, b]).clamp_(min=NOTHING).exp_()
                     weights.addcmul_(w, share[k, b], value=factor)
             if similar in left_out:
                 c = scratch.degrees(ctx.degrees, a, b, *left_out[similar])

@@ -118,6 +118,15 @@ def test_a_module_holds_no_tensors_and_moves_anywhere(module, function, tensors,
     assert "temperature" in repr(inside) and not inside.state_dict()
 
 
+@every
+def test_a_module_compiles_into_one_graph_and_exports(module, function, tensors, settings, shown):
+    loss = module(**settings | {"engine": "readable"})
+    expected = loss(*tensors)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(loss, fullgraph=True, backend="aot_eager")(*tensors), expected)
+    torch.testing.assert_close(torch.export.export(loss, tensors).module()(*tensors), expected)
+
+
 # The forms of call of other libraries
 
 

@@ -108,17 +108,13 @@ def variants_table(runs):
 
 
 def headline(table, verdicts):
-    """What `dvc metrics show` compares, by names that fit a screen: "CE.20" is CE's mean accuracy in percent with 20 images per
-    class, "supported" the number of claims with that verdict.
+    """What `dvc metrics show` puts on one line: "CE 20", mean accuracy at 20 shots, for every method and number of shots, and how
+    many claims are supported and contradicted.
 
     table: from results_table; verdicts (n,): those of the ledger.
     """
-    accuracies = {
-        method: {str(shots): round(mean, 2) for shots, mean in zip(group.shots, group["mean"], strict=True)}
-        for method, group in table.groupby("method", sort=False)
-    }
-    counts = verdicts.str.split().str[0].value_counts(sort=False)  # "inconclusive" for "inconclusive at this size"
-    return accuracies | counts.to_dict()
+    accuracy = {f"{row['method']} {row['shots']}": round(row["mean"], 2) for row in table.to_dict("records")}
+    return accuracy | {verdict: int((verdicts == verdict).sum()) for verdict in ("supported", "contradicted")}
 
 
 def curve_summary(curves):
@@ -167,8 +163,8 @@ def confused_pairs(predictions, labels, classes, count=6):
     labels, rows = np.asarray(labels), []
     for method, predicted in predictions.items():
         for a, b in combinations(range(len(classes)), 2):
-            confused = ((labels == a) & (predicted == b)) | ((labels == b) & (predicted == a))  # (seeds, N)
-            share = 100 * confused.sum(1) / np.isin(labels, (a, b)).sum()
+            taken = ((labels == a) & (predicted == b)) | ((labels == b) & (predicted == a))  # (seeds, N)
+            share = 100 * taken.sum(1) / np.isin(labels, (a, b)).sum()
             rows.append([f"{classes[a]} / {classes[b]}", method, *interval(share), len(share)])
     table = pd.DataFrame(rows, columns=["pair", "method", "mean", "low", "high", "n"])
     top = table.groupby("pair", sort=False)["mean"].mean().nlargest(count).index

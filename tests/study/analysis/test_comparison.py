@@ -117,10 +117,11 @@ def test_without_variants_their_table_is_empty(runs):
 
 
 def test_the_headline_is_accuracies_and_counts_of_verdicts(runs):
-    verdicts = pd.Series(["supported", "inconclusive at this size", "supported"])
-    metrics = json.loads(json.dumps(comparison.headline(comparison.results_table(runs), verdicts)))
-    assert list(metrics) == [*METHODS, "supported", "inconclusive"]
-    assert metrics["CE"] == {"20": 73, "100": 81} and metrics["supported"] == 2 and metrics["inconclusive"] == 1
+    metrics = comparison.headline(comparison.results_table(runs), pd.Series(["supported", "contradicted", "supported"]))
+    assert_allclose(metrics["CE 20"], 73)
+    assert {name.split()[0] for name in metrics} == METHODS.keys() | {"supported", "contradicted"}
+    assert metrics["supported"] == 2 and metrics["contradicted"] == 1
+    assert json.loads(json.dumps(metrics)) == metrics and len(metrics) == 12
 
 
 def test_curves_are_relative_to_each_runs_first_epoch(curves):
