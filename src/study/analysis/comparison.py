@@ -163,8 +163,8 @@ def confused_pairs(predictions, labels, classes, count=6):
     labels, rows = np.asarray(labels), []
     for method, predicted in predictions.items():
         for a, b in combinations(range(len(classes)), 2):
-            taken = ((labels == a) & (predicted == b)) | ((labels == b) & (predicted == a))  # (seeds, N)
-            share = 100 * taken.sum(1) / np.isin(labels, (a, b)).sum()
+            confused = ((labels == a) & (predicted == b)) | ((labels == b) & (predicted == a))  # (seeds, N)
+            share = 100 * confused.sum(1) / np.isin(labels, (a, b)).sum()
             rows.append([f"{classes[a]} / {classes[b]}", method, *interval(share), len(share)])
     table = pd.DataFrame(rows, columns=["pair", "method", "mean", "low", "high", "n"])
     top = table.groupby("pair", sort=False)["mean"].mean().nlargest(count).index
