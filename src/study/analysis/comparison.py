@@ -108,15 +108,13 @@ def variants_table(runs):
 
 
 def headline(table, verdicts):
-    """What `dvc metrics show` compares: mean accuracy by method and number of shots, and the number of claims of each verdict.
+    """What `dvc metrics show` puts on one line: "CE 20", mean accuracy at 20 shots, for every method and number of shots, and how
+    many claims are supported and contradicted.
 
     table: from results_table; verdicts (n,): those of the ledger.
     """
-    accuracy = {
-        method: {f"{shots} per class": round(mean, 2) for shots, mean in zip(group.shots, group["mean"], strict=True)}
-        for method, group in table.groupby("method", sort=False)
-    }
-    return {"accuracy": accuracy, "claims": verdicts.value_counts(sort=False).to_dict()}
+    accuracy = {f"{row['method']} {row['shots']}": round(row["mean"], 2) for row in table.to_dict("records")}
+    return accuracy | {verdict: int((verdicts == verdict).sum()) for verdict in ("supported", "contradicted")}
 
 
 def curve_summary(curves):

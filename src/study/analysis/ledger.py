@@ -101,15 +101,11 @@ class Tables:
         """Series of a metric at the end of the runs `which`, by seed, and by the settings named in `by`."""
         table = self._of_notebook("runs", which.notebook)
         table = table.reindex(columns=table.columns.union([*which.settings, *by], sort=False))  # blank if no run has a setting
-        asked = {"variant": which.variant, "metric": metric} | ({"method": which.method} if which.method else {})
-        if which.trained_on in ("few", "more"):
-            asked |= {"trained_on": "few-shot", "shots": self.shots[which.trained_on]}
-        elif which.trained_on:
-            asked["trained_on"] = which.trained_on
-        chosen = table.epoch.isna()
-        for column, value in (asked | which.settings).items():
-            chosen &= (table[column] == value).fillna(False)
-        rows = table[chosen]
+        wanted = {"variant": which.variant, "metric": metric} | self._images(which.trained_on) | which.settings
+        if which.method:
+            wanted["method"] = which.method
+        matches = [(table[column] == value).fillna(False) for column, value in wanted.items()]
+        rows = table[np.logical_and.reduce([table.epoch.isna(), *matches])]
         if rows.empty or rows[["value", *by]].isna().any(axis=None):
             raise ValueError(
                 f"The runs of {which.notebook} have {'no value' if rows.empty else 'a blank'} of {metric} for {which}. "
@@ -117,6 +113,12 @@ class Tables:
                 "Run that notebook again, or correct the claim."
             )
         return rows.set_index([*by, "seed"]).value.astype(float)
+
+    def _images(self, trained_on):
+        """Columns of the runs that Runs.trained_on names."""
+        if trained_on in ("few", "more"):
+            return {"trained_on": "few-shot", "shots": self.shots[trained_on]}
+        return {"trained_on": trained_on} if trained_on else {}
 
     def paired(self, metric, a, b, by=()):
         """a minus b of the runs that share a seed, and the settings named in `by`."""
@@ -232,8 +234,8 @@ def _row(claim, tables):
         raise ValueError(f"Claim {claim.id} has no effect for some pairs, or no pairs: {effects.to_dict()}.")
     if claim.kind == "exact":
         worst = float(effects.abs().max())
-        said = VERIFIED if worst < claim.margin else REFUTED
-        row |= {"effect": worst, "low": np.nan, "high": np.nan, "detectable": np.nan, "p": np.nan, "verdict": said}
+        row |= {"effect": worst} | dict.fromkeys(("low", "high", "detectable", "p"), np.nan)
+        row["verdict"] = VERIFIED if worst < claim.margin else REFUTED
     else:
         effects = effects.to_numpy(float)
         mean, low, high = interval(effects)

@@ -20,38 +20,38 @@ from study.training.model import ImageEncoder, Model, Outputs, architecture
 
 PEAK = 312e12  # operations a second: an NVIDIA A100 in 16 bits, dense, by its data sheet
 UTILISATION = 0.3  # share of it that training reaches: our assumption
-ACTIVATION = 0.5  # bytes kept for the backward pass in 16 bits, against those counted in 32
+ACTIVATION = 0.5  # bytes of activations in 16 bits, against those counted in 32
 STATES = {"adamw": 2, "momentum": 1, "sgd": 1, "lars": 1, "rmsprop": 2}  # numbers that an optimiser keeps for each parameter
 VIEWS = 2  # of each image in a step
-# Variants of its method that a notebook trains on the images of its reported runs, beside what it tried.
+# Variants that a notebook trains on the images of its reported runs, beside a sweep over what tuning tries.
 VARIANTS = {"schane": 4, "genscl": 6}
 
 
 class Cost(NamedTuple):
-    forward: float  # operations
-    both: float  # operations of forward and backward pass
-    kept: float  # bytes from the forward to the backward pass, in float32
+    forward: float  # operations of the forward pass
+    step: float  # operations of forward and backward pass
+    activations: float  # bytes that the forward pass leaves for the backward pass, in float32
 
 
 def cost(model, inputs):
     """Cost of a training step of model on inputs, per row of them."""
     own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
-    kept = {}  # storages by address: several tensors may share one, and while it is held here no other gets its address
+    storages = {}  # by address: several tensors may share one, and while it is held here no other gets its address
 
-    def keep(tensor):
+    def remember(tensor):
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            kept[storage._cdata] = storage
+            storages[storage._cdata] = storage
         return tensor
 
-    with FlopCounterMode(display=False) as counted, saved_tensors_hooks(keep, lambda tensor: tensor):
+    with FlopCounterMode(display=False) as counted, saved_tensors_hooks(remember, lambda tensor: tensor):
         outputs = model(inputs)
         if isinstance(outputs, Outputs):
             outputs = torch.cat((outputs.projection, outputs.logits), dim=1)  # both heads, whose work comes with the asking
         forward = counted.get_total_flops()
         outputs.sum().backward()
     n = len(inputs)
-    return Cost(forward / n, counted.get_total_flops() / n, sum(storage.nbytes() for storage in kept.values()) / n)
+    return Cost(forward / n, counted.get_total_flops() / n, sum(storage.nbytes() for storage in storages.values()) / n)
 
 
 def image_model(encoder, image_size, classes=100):
@@ -74,15 +74,15 @@ def passes(key, notebooks):
         return sum(notebooks[method]["epochs"][0] for method in methods if method in notebooks) * p["class_splits"], 0
     if key not in methods or p["shots"][0] != "full":
         return 0, 0
-    tried, seeds = alternatives(p[methods[key].tried]), p["seeds"][0]
-    settings = len(alternatives(p["learning_rate"])) * len(tried)
+    values, seeds = alternatives(p[methods[key].tried]), p["seeds"][0]
+    settings = len(alternatives(p["learning_rate"])) * len(values)
     trials = settings * len(p["tuning_seeds"]) if settings > 1 else 0
     variants, teachers = VARIANTS.get(key, 0), 0
-    if key == "cross_entropy":  # it runs what it tried once more, and trains the teachers of GenSCL's trials
-        variants, teachers = len(tried) - 1, len(p["tuning_seeds"]) if trials else 0
+    if key == "cross_entropy":  # it runs the other values once more, and trains the teachers of GenSCL's trials
+        variants, teachers = len(values) - 1, len(p["tuning_seeds"]) if trials else 0
     each = min(p.get("variant_seeds", 0), seeds)
-    taught = seeds + trials + each if methods[key].needs_teacher else 0
-    return (seeds + trials + variants * each + teachers) * p["epochs"][0], taught * p["epochs"][0]
+    with_teacher = seeds + trials + each if methods[key].needs_teacher else 0
+    return (seeds + trials + variants * each + teachers) * p["epochs"][0], with_teacher * p["epochs"][0]
 
 
 def of_part(part):
@@ -91,13 +91,14 @@ def of_part(part):
     model, images = image_model(settings["encoder"], settings["image_size"])
     each, batch = cost(model, images), settings["batch_size"]
     counts = [passes(key, part.stages) for key in part.stages]
-    own, taught = (sum(of_all) * VIEWS * part.trained_on for of_all in zip(*counts, strict=True))
-    seconds = (own * each.both + taught * each.forward) / (PEAK * UTILISATION)
+    own, by_teachers = (sum(of_all) * VIEWS * part.trained_on for of_all in zip(*counts, strict=True))
+    seconds = (own * each.step + by_teachers * each.forward) / (PEAK * UTILISATION)
     numbers = 2 + STATES[settings["recipe"].get("optimizer", "adamw")]  # of a parameter: itself, its gradient, the optimiser's
-    held = 4 * numbers * sum(parameter.numel() for parameter in model.parameters()) + each.kept * ACTIVATION * VIEWS * batch
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    memory = 4 * numbers * weights + each.activations * ACTIVATION * VIEWS * batch
     return {
         "part": part.name, "encoder": architecture(settings["encoder"]).name, "pixels": settings["image_size"],
-        "million_views": own / 1e6, "gpu_hours": seconds / 3600, "batch": batch, "gigabytes": held / 1e9,
+        "million_views": own / 1e6, "gpu_hours": seconds / 3600, "batch": batch, "gigabytes": memory / 1e9,
     }  # fmt: skip
 
 

@@ -149,6 +149,22 @@ def test_effects_are_differences_of_common_seeds():
     assert less(A, B)(tables, "accuracy").to_dict() == {0: -4.0, 1: -1.0}
 
 
+def test_a_metric_is_that_of_the_end_and_not_of_an_epoch():
+    tables = two_sets({0: 70.0, 1: 72.0}, {0: 1.0})
+    early = tables.runs.assign(epoch=1, value=-1.0)
+    tables = replace(tables, runs=pd.concat([tables.runs.astype({"epoch": "Int64"}), early.astype({"epoch": "Int64"})]))
+    assert tables.values("accuracy", A).to_dict() == {0: 70.0, 1: 72.0}
+
+
+def test_runs_of_one_variant_are_told_apart_by_what_they_are_trained_on_and_by_their_settings(tables):
+    few = tables.values("accuracy", Runs("genscl", "teacher", "GenSCL", "few"))
+    on_features = tables.values("accuracy", Runs("genscl", "teacher", "GenSCL", "features"))
+    assert few.index.is_unique and on_features.index.is_unique and (few != on_features).all()
+    sweep = tables.sweep("accuracy", Runs("schane", "sweep hardness"), "hardness")
+    assert sweep.columns.tolist() == [0, 1, 4] and sweep.index.tolist() == list(SEEDS)
+    assert tables.values("accuracy", Runs("schane", "sweep hardness", settings={"hardness": 4})).equals(sweep[4].rename("value"))
+
+
 def test_a_row_is_scipys_paired_test():
     rng = np.random.default_rng(0)
     first, second = rng.normal(71, 1, 8), rng.normal(70, 1, 8)
@@ -287,6 +303,8 @@ def test_other_gaps_are_errors_too():
     twice = replace(once, runs=pd.concat([once.runs, once.runs.assign(shots=100)]))
     with pytest.raises(ValueError, match="several values of accuracy for one seed"):
         twice.paired("accuracy", A, B)
+    with pytest.raises(ValueError, match="no value of accuracy for Runs.notebook='supcon', variant='sweep weight'"):
+        once.sweep("accuracy", Runs("supcon", "sweep weight"), "weight")
     with pytest.raises(ValueError, match="no check 'y': x"):
         two_sets({0: 1.0}, {0: 1.0}).check("supcon", "y")
     with pytest.raises(ValueError, match="expected 'effect', 'at most' or 'exact'"):

@@ -118,9 +118,10 @@ def test_without_variants_their_table_is_empty(runs):
 
 def test_the_headline_is_accuracies_and_counts_of_verdicts(runs):
     metrics = comparison.headline(comparison.results_table(runs), pd.Series(["supported", "contradicted", "supported"]))
-    assert_allclose(metrics["accuracy"]["CE"]["20 per class"], 73)
-    assert metrics["accuracy"].keys() == METHODS.keys() and metrics["claims"] == {"supported": 2, "contradicted": 1}
-    assert len(pd.json_normalize(json.loads(json.dumps(metrics))).columns) == 12
+    assert_allclose(metrics["CE 20"], 73)
+    assert {name.split()[0] for name in metrics} == METHODS.keys() | {"supported", "contradicted"}
+    assert metrics["supported"] == 2 and metrics["contradicted"] == 1
+    assert json.loads(json.dumps(metrics)) == metrics and len(metrics) == 12
 
 
 def test_curves_are_relative_to_each_runs_first_epoch(curves):

@@ -7,6 +7,7 @@ from torch import nn
 
 from study import profiles
 from study.benchmarks import estimate
+from study.methods import METHODS
 from study.paths import ROOT
 
 
@@ -16,8 +17,8 @@ def test_a_linear_layer_costs_two_operations_for_each_weight_and_row_and_twice_t
     alone = estimate.cost(first, inputs)
     assert alone == (2 * 30 * 20, 2 * 2 * 30 * 20, 4 * 30)  # no gradient of the inputs is asked for; the inputs are kept
     both = estimate.cost(nn.Sequential(first, nn.ReLU(), second), inputs)
-    assert both.forward == 2 * (30 * 20 + 20 * 10) and both.both == 2 * (2 * 30 * 20 + 3 * 20 * 10)
-    assert both.kept == 4 * (30 + 20)  # the inputs, and the hidden layer once, though two operations need it
+    assert both.forward == 2 * (30 * 20 + 20 * 10) and both.step == 2 * (2 * 30 * 20 + 3 * 20 * 10)
+    assert both.activations == 4 * (30 + 20)  # the inputs, and the hidden layer once, though two operations need it
 
 
 def test_a_convolution_costs_two_operations_for_each_weight_and_pixel():
@@ -29,7 +30,7 @@ def test_a_convolution_costs_two_operations_for_each_weight_and_pixel():
 def test_an_encoder_costs_three_times_its_forward_pass_but_for_its_first_layer():
     each = estimate.cost(*estimate.image_model("resnet50", 224))
     assert each.forward / 2 == pytest.approx(4.1e9, rel=0.02)  # multiplications and additions, as timm has it for 224 pixels
-    assert 2.9 < each.both / each.forward < 3
+    assert 2.9 < each.step / each.forward < 3
 
 
 def part(**changes):
@@ -46,9 +47,9 @@ def test_hours_and_memory_are_counts_times_costs():
     each = estimate.cost(*estimate.image_model("test_vit", 32))
     row = estimate.of_part(part())
     assert row["million_views"] == pytest.approx(2 * 3 * 900 * 2 / 1e6)
-    assert row["gpu_hours"] == pytest.approx(2 * 3 * 900 * 2 * each.both / (0.3 * 312e12) / 3600)
+    assert row["gpu_hours"] == pytest.approx(2 * 3 * 900 * 2 * each.step / (0.3 * 312e12) / 3600)
     weights = sum(p.numel() for p in estimate.image_model("test_vit", 32)[0].parameters())
-    assert row["gigabytes"] == pytest.approx((16 * weights + 2 * 50 * each.kept / 2) / 1e9)  # AdamW: four numbers a weight
+    assert row["gigabytes"] == pytest.approx((16 * weights + 2 * 50 * each.activations / 2) / 1e9)  # AdamW: four numbers a weight
     assert estimate.of_part(part(recipe={"optimizer": "momentum"}))["gigabytes"] == pytest.approx(
         row["gigabytes"] - 4e-9 * weights
     )
@@ -64,6 +65,13 @@ def test_trials_variants_and_teachers_count():
     assert estimate.passes("cross_entropy", stages) == (3 * (2 + 2 + 1 + 1), 0)  # reported, trials, smoothing alone, a teacher
     assert estimate.passes("schane", stages) == (3 * (2 + 4), 0)
     assert estimate.passes("genscl", stages) == (3 * (2 + 6), 3 * (2 + 1))  # of the variants one has a teacher
+
+
+def test_as_many_variants_are_counted_as_the_notebooks_run():
+    for method in METHODS.values():
+        runs = pd.read_csv(ROOT / "results" / method.key / "runs.csv")
+        variants = set(runs.variant[runs.trained_on == "few-shot"]) - {"main", "trial", "sweep label smoothing"}
+        assert len(variants) == estimate.VARIANTS.get(method.key, 0), method.name
 
 
 def test_the_stored_estimates_are_those_of_the_profile():
