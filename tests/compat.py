@@ -55,7 +55,7 @@ def check(python, version, torch):
                 absent = f"No matching distribution found for {wanted}" in log.read_text()
                 return "pip has no such torch for it" if absent else f"FAILED to install, see {log.relative_to(ROOT)}"
             release = _output([command, "-c", "import torch; print(torch.__version__)"])
-            tests = [command, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/supcl"]
+            tests = [command, "-m", "pytest", "-p", "no:cacheprovider", "tests/supcl"]
             failed = subprocess.run(tests, stdout=report, stderr=report, cwd=ROOT).returncode
         summary = log.read_text().strip().splitlines()[-1]  # "120 passed in 30.1s"
         return f"{'FAILED' if failed else 'passed'} on {release}: {summary}"

@@ -6,7 +6,10 @@ import made_up
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy import stats
 
 from study import tables
 from study.tables import with_settings
@@ -71,3 +74,82 @@ def test_differences_are_counted_by_their_intervals():
     differences = pd.DataFrame({"low": [0.1, -2.0, -1.0, float("nan")], "high": [1.0, -0.1, 1.0, float("nan")]})
     words = tables.tally_in_words(differences, "mixtures")
     assert words == "of 4 mixtures, 1 are higher, 1 are lower and 2 cannot be told apart"
+
+
+@given(values=st.lists(st.floats(-100, 100), min_size=2, max_size=20).filter(lambda v: np.std(v) > 1e-3))
+def test_interval_is_scipys_t_interval(values):
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert tables.interval(values) == pytest.approx((np.mean(values), low, high), rel=1e-9, abs=1e-9)
+
+
+def test_interval_of_a_single_value_has_no_bounds():
+    mean, low, high = tables.interval([3.0])
+    assert mean == 3 and np.isnan(low) and np.isnan(high)
+
+
+def runs(*rows):
+    """A long table; shots None stands for runs on features."""
+    frame = pd.DataFrame(rows, columns=["method", "variant", "dataset", "shots", "seed", "metric", "value"])
+    frame["trained_on"] = np.where(frame.shots.isna(), "features", "few-shot")
+    return frame.astype({"shots": "Int64"})
+
+
+def test_summary_has_a_row_per_group_in_the_order_of_appearance():
+    table = runs(
+        ("SupCon", "b", "digits", 5, 0, "accuracy", 70.0),
+        ("SupCon", "b", "digits", 5, 1, "accuracy", 74.0),
+        ("SupCon", "b", "digits", 5, 0, "isotropy", 0.5),
+        ("CE", "a", "digits", 5, 0, "accuracy", 60.0),
+        ("CE", "a", "digits", None, 0, "accuracy", 90.0),
+    )
+    summary = tables.summarise(table)
+    assert summary.columns.tolist() == ["method", "variant", "trained_on", "shots", "mean", "low", "high", "n"]
+    keys = summary[["method", "trained_on", "mean", "n"]].values.tolist()
+    assert keys == [["SupCon", "few-shot", 72, 2], ["CE", "few-shot", 60, 1], ["CE", "features", 90, 1]]
+    assert summary.shots.tolist()[:2] == [5, 5] and pd.isna(summary.shots[2])
+    assert summary.low[0] == pytest.approx(72 - stats.t.ppf(0.975, 1) * 2)
+    assert tables.summarise(table, metric="isotropy", by=["method"])["mean"].tolist() == [0.5]
+
+
+def test_summary_keeps_runs_without_a_variant():
+    """An empty variant comes back from a CSV file as NaN."""
+    table = runs(("CE", np.nan, "digits", 5, 0, "accuracy", 60.0), ("CE", np.nan, "digits", 5, 1, "accuracy", 70.0))
+    assert tables.summarise(table)[["mean", "n"]].values.tolist() == [[65, 2]]
+
+
+def test_differences_are_paired_by_dataset_shots_and_seed():
+    table = runs(
+        ("CE", "", "digits", 5, 0, "accuracy", 60.0),
+        ("CE", "", "digits", 5, 1, "accuracy", 80.0),
+        ("CE", "", "digits", 20, 0, "accuracy", 90.0),
+        ("CE", "", "digits", 5, 0, "isotropy", 0.1),
+        ("SupCon", "", "digits", 5, 1, "accuracy", 81.0),
+        ("SupCon", "", "digits", 5, 0, "accuracy", 64.0),
+        ("SupCon", "", "digits", 20, 0, "accuracy", 89.0),
+        ("SupCon", "", "digits", 20, 1, "accuracy", 10.0),  # the reference did not run this seed
+        ("SupCon", "", "other", 5, 0, "accuracy", 10.0),  # nor this dataset
+    )
+    rows = tables.paired_differences(table, {"method": "CE"})[["method", "shots", "mean", "n"]].values.tolist()
+    assert sorted(rows) == [["CE", 5, 0, 2], ["CE", 20, 0, 1], ["SupCon", 5, 2.5, 2], ["SupCon", 20, -1, 1]]
+
+
+def test_interval_of_differences_is_narrower_than_of_values_when_seeds_share_their_luck():
+    luck = [0.0, 10, 20, 30]
+    table = runs(
+        *[("CE", "", "digits", 5, seed, "accuracy", value) for seed, value in enumerate(luck)],
+        *[("SupCon", "", "digits", 5, seed, "accuracy", value + 2 + seed % 2) for seed, value in enumerate(luck)],
+    )
+    row = tables.paired_differences(table, {"method": "CE"}).query("method == 'SupCon'").iloc[0]
+    assert row["mean"] == 2.5 and (row.low, row.high) == pytest.approx(tables.interval([2, 3, 2, 3])[1:])
+
+
+def test_ambiguous_reference_is_refused():
+    table = runs(
+        ("CE", "a", "digits", 5, 0, "accuracy", 60.0),
+        ("CE", "b", "digits", 5, 0, "accuracy", 61.0),
+        ("SupCon", "", "digits", 5, 0, "accuracy", 64.0),
+    )
+    with pytest.raises(ValueError, match="names several runs with accuracy for one seed"):
+        tables.paired_differences(table, {"method": "CE"})
+    both = tables.paired_differences(table, {"method": "CE", "variant": "b"})
+    assert both["mean"].tolist() == [-1, 0, 3]

@@ -566,12 +566,14 @@ def test_test_pictures_stay_sealed_while_a_model_is_trained_on_files(setup):
         runs.execute(replace(FEW, objective=peek), setup)
 
 
-# README
+# The page on data sets
+
+PAGE = ROOT / "docs" / "data.md"
 
 
-def test_readme_s_example_prepares_a_folder_of_pictures(colours, tmp_path):
-    """The code of 01_data with the parameters of README's command, but for an encoder that is made in no time."""
-    (command,) = re.findall(r"^papermill notebooks/01_data.ipynb .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_the_page_s_example_prepares_a_folder_of_pictures(colours, tmp_path):
+    """The code of 01_data with the parameters of the page's first command, but for an encoder that is made in no time."""
+    (command,) = re.findall(r"^papermill notebooks/01_data.ipynb .*$", PAGE.read_text(), re.MULTILINE)
     given = {name: yaml.safe_load(value) for name, value in re.findall(r"-p (\w+) (\S+)", command)}
     assert given["dataset"].startswith("folder:")
     given |= {"dataset": f"folder:{colours}", "results": str(tmp_path), "encoder": "test_resnet.r160_in1k", "weights": "none"}
@@ -585,9 +587,9 @@ def test_readme_s_example_prepares_a_folder_of_pictures(colours, tmp_path):
     assert len(list((tmp_path / "data" / "figures").glob("*.png"))) == 4
 
 
-def test_readme_lists_every_data_set_with_its_size_and_where_it_is_from():
-    readme = (ROOT / "README.md").read_text()
+def test_the_page_lists_every_data_set_with_its_size_and_where_it_is_from():
+    page = PAGE.read_text()
     for name, source in datasets.SOURCES.items():
         if not name.startswith("folder"):
-            (row,) = re.findall(rf"^\| `{name}` \|.*$", readme, re.MULTILINE)
+            (row,) = re.findall(rf"^\| `{name}` \|.*$", page, re.MULTILINE)
             assert source.url in row and source.size in row and f"`{source.folder}`" in row, name

@@ -1,18 +1,13 @@
-"""Accuracies on data with a known answer, geometry against explicit pairs and closed forms, intervals against scipy."""
+"""Accuracies on data with a known answer, geometry against explicit pairs and closed forms."""
 
 import itertools
 import math
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 
-from study import tables
 from study.probes import evaluation
 from study.probes.evaluation import geometry
 
@@ -261,81 +256,3 @@ def test_corruption_error_is_the_hand_computation():
 
 def test_corruption_error_of_a_reference_that_loses_nothing_is_undefined():
     assert np.isnan(evaluation.mean_corruption_error([[12.0, 14]], [[10.0, 10]], clean=9, reference_clean=10))
-
-
-# Tables
-
-
-@given(values=st.lists(st.floats(-100, 100), min_size=2, max_size=20).filter(lambda v: np.std(v) > 1e-3))
-def test_interval_is_scipys_t_interval(values):
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-    assert tables.interval(values) == pytest.approx((np.mean(values), low, high), rel=1e-9, abs=1e-9)
-
-
-def test_interval_of_a_single_value_has_no_bounds():
-    mean, low, high = tables.interval([3.0])
-    assert mean == 3 and np.isnan(low) and np.isnan(high)
-
-
-def runs(*rows):
-    return pd.DataFrame(rows, columns=["method", "variant", "dataset", "shots", "seed", "metric", "value"])
-
-
-def test_summary_has_a_row_per_group_in_the_order_of_appearance():
-    table = runs(
-        ("SupCon", "b", "digits", 5, 0, "accuracy", 70.0),
-        ("SupCon", "b", "digits", 5, 1, "accuracy", 74.0),
-        ("SupCon", "b", "digits", 5, 0, "isotropy", 0.5),
-        ("CE", "a", "digits", 5, 0, "accuracy", 60.0),
-        ("CE", "a", "digits", "all", 0, "accuracy", 90.0),
-    )
-    summary = tables.summarise(table)
-    assert summary.columns.tolist() == ["method", "variant", "shots", "mean", "low", "high", "n"]
-    keys = summary[["method", "shots", "mean", "n"]].values.tolist()
-    assert keys == [["SupCon", 5, 72, 2], ["CE", 5, 60, 1], ["CE", "all", 90, 1]]
-    assert summary.low[0] == pytest.approx(72 - stats.t.ppf(0.975, 1) * 2)
-    assert tables.summarise(table, metric="isotropy", by=["method"])["mean"].tolist() == [0.5]
-
-
-def test_summary_keeps_runs_without_a_variant():
-    """An empty variant comes back from a CSV file as NaN."""
-    table = runs(("CE", np.nan, "digits", 5, 0, "accuracy", 60.0), ("CE", np.nan, "digits", 5, 1, "accuracy", 70.0))
-    assert tables.summarise(table)[["mean", "n"]].values.tolist() == [[65, 2]]
-
-
-def test_differences_are_paired_by_dataset_shots_and_seed():
-    table = runs(
-        ("CE", "", "digits", 5, 0, "accuracy", 60.0),
-        ("CE", "", "digits", 5, 1, "accuracy", 80.0),
-        ("CE", "", "digits", 20, 0, "accuracy", 90.0),
-        ("CE", "", "digits", 5, 0, "isotropy", 0.1),
-        ("SupCon", "", "digits", 5, 1, "accuracy", 81.0),
-        ("SupCon", "", "digits", 5, 0, "accuracy", 64.0),
-        ("SupCon", "", "digits", 20, 0, "accuracy", 89.0),
-        ("SupCon", "", "digits", 20, 1, "accuracy", 10.0),  # the reference did not run this seed
-        ("SupCon", "", "other", 5, 0, "accuracy", 10.0),  # nor this dataset
-    )
-    rows = tables.paired_differences(table, {"method": "CE"})[["method", "shots", "mean", "n"]].values.tolist()
-    assert sorted(rows) == [["CE", 5, 0, 2], ["CE", 20, 0, 1], ["SupCon", 5, 2.5, 2], ["SupCon", 20, -1, 1]]
-
-
-def test_interval_of_differences_is_narrower_than_of_values_when_seeds_share_their_luck():
-    luck = [0.0, 10, 20, 30]
-    table = runs(
-        *[("CE", "", "digits", 5, seed, "accuracy", value) for seed, value in enumerate(luck)],
-        *[("SupCon", "", "digits", 5, seed, "accuracy", value + 2 + seed % 2) for seed, value in enumerate(luck)],
-    )
-    row = tables.paired_differences(table, {"method": "CE"}).query("method == 'SupCon'").iloc[0]
-    assert row["mean"] == 2.5 and (row.low, row.high) == pytest.approx(tables.interval([2, 3, 2, 3])[1:])
-
-
-def test_ambiguous_reference_is_refused():
-    table = runs(
-        ("CE", "a", "digits", 5, 0, "accuracy", 60.0),
-        ("CE", "b", "digits", 5, 0, "accuracy", 61.0),
-        ("SupCon", "", "digits", 5, 0, "accuracy", 64.0),
-    )
-    with pytest.raises(pd.errors.MergeError):
-        tables.paired_differences(table, {"method": "CE"})
-    both = tables.paired_differences(table, {"method": "CE", "variant": "b"})
-    assert both["mean"].tolist() == [-1, 0, 3]
