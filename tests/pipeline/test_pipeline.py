@@ -74,15 +74,15 @@ def test_executed_notebooks_and_what_lies_beside_them_are_small_and_complete(pro
 
 def test_the_same_run_twice_gives_the_same_numbers_pictures_and_notebook(restored):
     def produced():
-        runs = pd.read_csv(restored / "results" / "clce" / "runs.csv").drop(columns="seconds")
-        others = [path for path in sorted((restored / "results" / "clce").rglob("*.*")) if path.name != "runs.csv"]
+        runs = pd.read_csv(restored / "results" / "supcon" / "runs.csv").drop(columns="seconds")
+        others = [path for path in sorted((restored / "results" / "supcon").rglob("*.*")) if path.name != "runs.csv"]
         return runs.to_csv(), {path.name: path.read_bytes() for path in others}
 
     before = produced()
-    left = restored / "results" / "clce" / "left.csv"
+    left = restored / "results" / "supcon" / "left.csv"
     left.write_text("what an earlier version of the notebook wrote")
     os.utime(left, (0, 0))
-    assert stages_run(pipeline.repro(restored, "--force", "--single-item", "method@clce")) == {"method@clce"}
+    assert stages_run(pipeline.repro(restored, "--force", "--single-item", "method@supcon")) == {"method@supcon"}
     assert produced() == before
 
 
