@@ -11,6 +11,7 @@ tiled one (tiled.py) is several times faster on a CPU and has first derivatives 
 import contextlib
 import math
 import numbers
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,13 +19,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from supcl import tiled
+from supcl.tiled import LOWEST, NO_SIMILARITY, NOTHING
 
 Engine = Literal["auto", "readable", "tiled"]
 
-LOWEST = tiled.LOWEST  # the log-sum-exp over no pair: minus infinity, but finite, so that its gradient is a number
-NOTHING = tiled.NOTHING  # the exponent of a pair that is left out
-LARGEST = 1e30  # exponents stay below this in size, which is far above LOWEST
-NO_SIMILARITY = 1e-10  # an anchor whose label is similar to no other by more than this in total has no positive
+LARGEST = 1e30  # exponents stay below this in size, far from LOWEST
 TILE = 512  # rows of a tile: a few tiles fit a processor's cache
 ENTRIES = 2**23  # similarities in a block of the readable engine: 32 MB in float32
 
@@ -54,10 +53,21 @@ class Pairs:
     negatives            (N,) the number |N(i)| of its negatives.
     """
 
-    def __init__(self, embeddings, labels, temperature, contrasts, contrast_labels, offset, engine, block, soft=False):
+    def __init__(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        temperature: float,
+        contrasts: Tensor | None,
+        contrast_labels: Tensor | None,
+        offset: int | None,
+        engine: Engine,
+        block: int | None,
+        soft: bool = False,
+    ):
         _check_settings(temperature, engine, block)
         name, contrast_name = ("label_distributions", "contrast_distributions") if soft else ("labels", "contrast_labels")
-        rows_of_labels = _distributions if soft else rows_of_classes
+        rows_of_labels = _distributions if soft else _classes
         _check_embeddings("embeddings", embeddings, "(N, D), or (B, V, D) for V views of B images,", (2, 3))
         self.anchors = self.contrasts = _unit_rows("embeddings", embeddings.flatten(0, -2))
         if contrasts is not None:
@@ -100,8 +110,8 @@ class Pairs:
 
     def mean(self, per_anchor: Tensor) -> Tensor:
         """The mean over the anchors that have a positive, and 0 if no anchor has one."""
-        lonely = self.positives <= NO_SIMILARITY
-        return per_anchor.masked_fill(lonely, 0).sum() / (~lonely).sum().clamp(min=1)
+        without_positive = self.positives <= NO_SIMILARITY
+        return per_anchor.masked_fill(without_positive, 0).sum() / (~without_positive).sum().clamp(min=1)
 
     def _reduce_block(self, terms, anchors, labels, first):
         """The terms of B anchors, which start at row `first`, and their positives: (B,) each."""
@@ -142,19 +152,19 @@ class Pairs:
         blocks = zip(self.anchors.split(self.block), self.labels.split(self.block), starts, strict=True)
         if torch.compiler.is_compiling() or _has_values(self.anchors):
             results = [checkpoint(self._reduce_block, terms, *block, use_reentrant=False) for block in blocks]
-        else:  # torch.func has no checkpoints
+        else:  # torch.func refuses checkpoints
             results = [self._reduce_block(terms, *block) for block in blocks]
         return [torch.cat(parts) for parts in zip(*results, strict=True)]
 
     def _reduce_tiles(self, terms):
-        """The same from tiled.py, which takes the means apart."""
-        logs = [tuple(term) for term in terms if isinstance(term, LogSumExp)]
-        *values, positives = tiled.reduce(self, logs, len(logs) < len(terms))
-        mean = values.pop() if len(logs) < len(terms) else None
-        values = iter(values)
-        return [mean if isinstance(term, Mean) else next(values) for term in terms] + [positives]
+        """The same as _reduce_blocks from tiled.py, which takes log-sum-exps and the mean apart."""
+        log_sum_exps = [tuple(term) for term in terms if isinstance(term, LogSumExp)]
+        logs, mean, positives = tiled.reduce(self, log_sum_exps, mean=len(log_sum_exps) < len(terms))
+        logs = iter(logs)
+        return *(mean if isinstance(term, Mean) else next(logs) for term in terms), positives
 
     def _takes_tiles(self, engine, tile):
+        """Whether tiles are asked for, or pay: on a CPU, for more than one of them."""
         large = max(len(self.anchors), len(self.contrasts)) > tile
         if engine == "readable" or (engine == "auto" and not (large and self.anchors.device.type == "cpu")):
             return False
@@ -168,7 +178,7 @@ class Pairs:
         return not refusal
 
 
-def rows_of_classes(name, labels, of, embeddings):
+def _classes(name, labels, of, embeddings):
     """Checked integer labels, one for each row of embeddings: (N,) int64."""
     if labels is None and embeddings.ndim == 2:
         raise ValueError(
@@ -190,14 +200,14 @@ def rows_of_classes(name, labels, of, embeddings):
     return _for_each_view(labels.long(), embeddings)
 
 
-def rows_of_logits(logits, labels, embeddings):
+def rows_of_logits(logits: Tensor, labels: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """Checked logits (N, C) in float32 or float64, and their labels (N,)."""
     rows = embeddings.shape[:-1]
     if not torch.is_tensor(logits) or logits.shape[:-1] not in (rows, (rows.numel(),)) or not logits.is_floating_point():
         raise ValueError(
             f"logits has {_found(logits)}; expected ({rows.numel()}, classes) floating point, a row for each embedding."
         )
-    labels, logits = rows_of_classes("labels", labels, "embeddings", embeddings), _upcast(logits.flatten(0, -2))
+    labels, logits = _classes("labels", labels, "embeddings", embeddings), _upcast(logits.flatten(0, -2))
     if _reads_freely(labels) and ((labels < 0) | (labels >= logits.shape[1])).any():
         raise ValueError(
             f"labels go from {labels.min()} to {labels.max()}; expected 0 to {logits.shape[1] - 1}, the columns of logits."
@@ -206,13 +216,15 @@ def rows_of_logits(logits, labels, embeddings):
     return logits, labels
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value: str, choices: dict[str, str]) -> None:
+    """Refuses a value that is none of the choices, which are given with their meaning."""
     if value not in choices:
         expected = " or ".join(f'"{choice}" ({meaning})' for choice, meaning in choices.items())
         raise ValueError(f"{name} is {value!r}; expected {expected}.")
 
 
-def check_number(name, value, expected, fits):
+def check_number(name: str, value: float, expected: str, fits: Callable[[float], bool]) -> None:
+    """Refuses what is not a finite number that fits."""
     if not isinstance(value, numbers.Real):
         raise ValueError(f"{name} is {value!r} of type {type(value).__name__}; expected {expected}.")
     if not (-math.inf < value < math.inf and fits(value)):

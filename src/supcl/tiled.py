@@ -16,28 +16,28 @@ import torch
 
 BOUNDED = 40  # exp(-40), exp(40) and sums of millions of them fit float32: exponents up to this need no shift
 NOTHING = -80  # exp(-80) adds nothing to a sum of at least 1; below, exp() is many times slower
-LOWEST = -1e38  # stands for minus infinity among exponents, as differences of infinities are not numbers
+LOWEST = -1e38  # the log-sum-exp over no pair: minus infinity, but finite, so that differences and gradients are numbers
+NO_SIMILARITY = 1e-10  # an anchor whose label is similar to no other by more than this in total has no positive
 
 
 def reduce(pairs, terms, mean):
-    """log sum_j exp(factor s_ij) for the terms (over, factor), if `mean` then the mean over positives, and the positives: all
-    are (N,)."""
-    soft = pairs.labels.ndim == 2
-    rows = columns = _Side(pairs.anchors, None if soft else pairs.labels, pairs.block)
+    """log sum_j exp(factor s_ij) for the terms (over, factor): (terms, N). If `mean`, the mean over positives: (N,), otherwise
+    None. And the positives of each anchor: (N,)."""
+    degrees = (pairs.labels, pairs.contrast_labels) if pairs.labels.ndim == 2 else None
+    classes, contrast_classes = (pairs.labels, pairs.contrast_labels) if degrees is None else (None, None)
+    rows = columns = _Side(pairs.anchors, classes, pairs.block)
     if not pairs.symmetric:
-        columns = _Side(pairs.contrasts, None if soft else pairs.contrast_labels, pairs.block)
+        columns = _Side(pairs.contrasts, contrast_classes, pairs.block)
     tiles = _Tiles(rows, columns, pairs.offset, pairs.symmetric)
-    positives = _total_similarity(pairs) if soft else _count_positives(pairs)
-    if not mean:
-        return *_Reduce.apply(pairs.anchors, pairs.contrasts, tiles, terms, pairs.temperature, None, None, None)[0], positives
-    at_least = positives.clamp(min=1e-10)
-    value = _mean_positive(pairs, at_least)
-    degrees = (pairs.labels, pairs.contrast_labels) if soft else None
-    logs, value = _Reduce.apply(pairs.anchors, pairs.contrasts, tiles, terms, pairs.temperature, value, at_least, degrees)
-    return *logs, value, positives
+    positives = _count_positives(pairs) if degrees is None else _total_similarity(pairs)
+    divisor = positives.clamp(min=NO_SIMILARITY) if mean else None
+    value = _mean_positive(pairs, divisor) if mean else None
+    logs, value = _Reduce.apply(pairs.anchors, pairs.contrasts, tiles, terms, pairs.temperature, value, divisor, degrees)
+    return logs, value, positives
 
 
 def _count_positives(pairs):
+    """|P(i)|: (N,)."""
     ordered = pairs.contrast_labels.sort().values
     first, end = (torch.searchsorted(ordered, pairs.labels, right=right) for right in (False, True))
     return (end - first - (0 if pairs.offset is None else 1)).to(pairs.anchors.dtype)
@@ -75,6 +75,7 @@ def _mean_positive(pairs, positives):
 
 
 def _shifted(x, rows, offset):
+    """The rows of contrasts that are these anchors."""
     return x[rows.start + offset : rows.stop + offset]
 
 

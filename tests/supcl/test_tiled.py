@@ -43,7 +43,8 @@ def in_tiles(anchors, labels, temperature, contrasts=None, contrast_labels=None,
         block,
         soft=labels is not None and labels.ndim == 2,
     )
-    return torch.stack(tiled.reduce(pairs, terms[:1] if labels.ndim == 2 else terms, mean=True))
+    logs, mean, positives = tiled.reduce(pairs, terms[:1] if labels.ndim == 2 else terms, mean=True)
+    return torch.stack([*logs, mean, positives])
 
 
 def points(n, dim=3, seed=0, dtype=torch.float64):
@@ -181,7 +182,7 @@ def test_float32_neither_over_nor_underflows_at_any_scale(exponent, sign):
     x = points(7, dtype=torch.float32)
     x, labels = torch.cat((x, -x, x)).requires_grad_(), torch.arange(21)
     pairs = Pairs(x, labels, 1 / exponent, None, None, None, "tiled", 4)
-    result, _ = tiled.reduce(pairs, [("others", sign)], mean=False)
+    (result,), _, _ = tiled.reduce(pairs, [("others", sign)], mean=False)
     s = (sign * exponent * (x.detach().double() @ x.detach().double().T)).fill_diagonal_(-torch.inf)
     torch.testing.assert_close(result.double(), s.logsumexp(1), rtol=2e-6, atol=1e-6 * exponent)
     (gradient,) = torch.autograd.grad(result.sum(), x)
@@ -192,7 +193,7 @@ def test_float32_neither_over_nor_underflows_at_any_scale(exponent, sign):
 def test_sum_over_no_pair_is_the_lowest_and_stops_every_gradient(temperature):
     x = points(3).requires_grad_()
     pairs = Pairs(x, torch.tensor([0, 1, 2]), temperature, None, None, None, "tiled", None)
-    result, _ = tiled.reduce(pairs, [("positives", 1)], mean=False)
+    (result,), _, _ = tiled.reduce(pairs, [("positives", 1)], mean=False)
     assert (result == LOWEST).all()
     (gradient,) = torch.autograd.grad(result, x, torch.full_like(result, torch.nan))
     assert (gradient == 0).all()
