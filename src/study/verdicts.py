@@ -12,7 +12,8 @@ from study import notebooks
 from study.paths import ROOT
 
 AGAIN = ROOT / "build" / "verdicts"
-NAMES = ["id", "notebook", "method", "variant", "trained_on", "shots", "settings"]  # columns that say which row it is, where a table has them
+# Columns that say which row it is, where a table has them.
+NAMES = ["id", "notebook", "method", "variant", "trained_on", "shots", "settings"]
 RELATIVE = 1e-6  # by so much numbers may differ: the rounding of another processor
 PIXELS = 0.001  # share of a figure's pixels that may differ: another version of a font
 MAPS = "maps.png"  # t-SNE carries the last digit of a number across the whole picture
