@@ -48,7 +48,7 @@ def _total_similarity(pairs):
     everyone = pairs.contrast_labels.sum(0, dtype=torch.float64)
     totals = pairs.anchors.new_empty(len(pairs.anchors))
     for rows in _blocks(len(totals), pairs.block):
-        itself = 0 if pairs.offset is None else _shifted(pairs.contrast_labels, rows, pairs.offset)
+        itself = 0 if pairs.offset is None else _own_rows(pairs.contrast_labels, rows, pairs.offset)
         totals[rows] = (pairs.labels[rows] * (everyone - itself)).sum(1)
     return totals
 
@@ -68,13 +68,13 @@ def _mean_positive(pairs, positives):
         a, q = pairs.anchors[rows], labels[rows]
         total = a * (by_class[q] if q.ndim == 1 else q.double() @ by_class)  # (B, D)
         if pairs.offset is not None:
-            own = 1 if q.ndim == 1 else (q.double() * _shifted(contrast_labels, rows, pairs.offset)).sum(1, keepdim=True)
-            total -= own * a.double() * _shifted(x, rows, pairs.offset)
+            own = 1 if q.ndim == 1 else (q.double() * _own_rows(contrast_labels, rows, pairs.offset)).sum(1, keepdim=True)
+            total -= own * a.double() * _own_rows(x, rows, pairs.offset)
         means[rows] = total.sum(1) / positives[rows] / pairs.temperature
     return means
 
 
-def _shifted(x, rows, offset):
+def _own_rows(x, rows, offset):
     """The rows of contrasts that are these anchors."""
     return x[rows.start + offset : rows.stop + offset]
 
@@ -173,7 +173,7 @@ class _Reduce(torch.autograd.Function):
                     else:
                         old = largest[k, block]
                         new = torch.maximum(old, e.amax(dim))
-                        shifted = torch.sub(e, new.unsqueeze(dim), out=scratch("shifted", *e.shape)).clamp_(min=NOTHING).exp_()
+                        shifted = scratch.shifted(e, new.unsqueeze(dim))
                         sums[k, block] = sums[k, block] * (old - new).exp() + shifted.sum(dim)
                         largest[k, block] = new
         sums.masked_fill_(largest == LOWEST, 0)  # the sum over no pair
@@ -204,15 +204,8 @@ class _Reduce(torch.autograd.Function):
                 if over not in left_out:
                     continue
                 e = scratch.exponentials(s, factor, ctx.bounded[k], *left_out[over])
-                w = (
-                    e
-                    if ctx.bounded[k]
-                    else torch.sub(e, largest[k, a, None], out=scratch("shifted", *s.shape)).clamp_(min=NOTHING).exp_()
-                )
-                weights.addcmul_(w, share[k, a, None], value=factor)
-                if symmetric:
-                    w = e if ctx.bounded[k] else e.sub_(largest[k, b]).clamp_(min=NOTHING).exp_()
-                    weights.addcmul_(w, share[k, b], value=factor)
+                for shift, g in [(largest[k, a, None], share[k, a, None]), (largest[k, b], share[k, b])][: 1 + symmetric]:
+                    weights.addcmul_(e if ctx.bounded[k] else scratch.shifted(e, shift), g, value=factor)
             if similar in left_out:
                 c = scratch.degrees(ctx.degrees, a, b, *left_out[similar])
                 weights.addcmul_(c, share_mean[a, None])
@@ -247,6 +240,10 @@ class _Scratch:
         if not bounded:
             return _leave_out(torch.mul(s, factor, out=e), mask, diagonal, LOWEST)
         return _leave_out(torch.exp(s, out=e) if factor == 1 else torch.mul(s, factor, out=e).exp_(), mask, diagonal, 0)
+
+    def shifted(self, e, largest):
+        """exp(e - largest)."""
+        return torch.sub(e, largest, out=self("shifted", *e.shape)).clamp_(min=NOTHING).exp_()
 
     def degrees(self, labels, a, b, mask, diagonal):
         """c_ij: 1 for each positive, or the cosine of distributions."""
