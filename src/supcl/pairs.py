@@ -123,7 +123,7 @@ class Pairs:
             positives = c.sum(1)
         else:
             same = labels[:, None] == self.contrast_labels  # (B, M) bool
-            without |= {"positives": ~same | itself, "negatives": same}
+            without.update({"positives": ~same | itself, "negatives": same})
             positives = same.sum(1, dtype=s.dtype) - self._own
         values = []
         for term in terms:
@@ -328,7 +328,7 @@ def _reads_freely(x):
 
 def _full_precision(device):
     """A context in which autocast does not lower the precision of matrix products."""
-    if torch.amp.is_autocast_available(device.type):
+    if device.type in ("cpu", "cuda", "mps", "xpu"):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 

@@ -203,7 +203,7 @@ def test_exported_the_loss_is_the_same(loss, block):
         def forward(self, z):
             return loss(z, block=block)
 
-    torch.testing.assert_close(torch.export.export(Module(), (Z,)).module()(Z), loss(Z))
+    torch.testing.assert_close(torch.export.export(Module(), (Z,), strict=False).module()(Z), loss(Z))
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -257,6 +257,10 @@ def test_tracing_is_refused_with_what_to_use():
         torch.jit.trace(lambda z: supcon_loss(z, Y), (Z,))
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith(("2.5.", "2.6.")),
+    reason="FakeTensorMode of this torch aborts on CUDA tensors where there is no GPU",
+)
 @pytest.mark.parametrize("block", BLOCKS)
 @every(LOSSES)
 def test_no_value_is_read_on_an_accelerator(loss, block):
