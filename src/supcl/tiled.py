@@ -62,14 +62,16 @@ def _mean_positive(pairs, positives):
         labels, contrast_labels = numbers.split((len(labels), len(contrast_labels)))
         by_class = x.new_zeros(len(names), x.shape[1], dtype=torch.float64).index_add_(0, contrast_labels, x.double())
     else:
-        by_class = sum(contrast_labels[b].double().T @ x[b].double() for b in _blocks(len(x), pairs.block))  # (C, D)
+        # After the subtraction below little may be left, of which float32 would lose the digits
+        labels, contrast_labels = (q.double() if (positives < 0.1).any() else q for q in (labels, contrast_labels))
+        by_class = sum(contrast_labels[b].T @ x[b].to(labels.dtype) for b in _blocks(len(x), pairs.block))  # (C, D)
     means = pairs.anchors.new_empty(len(pairs.anchors))
     for rows in _blocks(len(means), pairs.block):
         a, q = pairs.anchors[rows], labels[rows]
-        total = a * (by_class[q] if q.ndim == 1 else q.double() @ by_class)  # (B, D)
+        total = a * (by_class[q] if q.ndim == 1 else q @ by_class)  # (B, D)
         if pairs.offset is not None:
-            own = 1 if q.ndim == 1 else (q.double() * _own_rows(contrast_labels, rows, pairs.offset)).sum(1, keepdim=True)
-            total -= own * a.double() * _own_rows(x, rows, pairs.offset)
+            own = 1 if q.ndim == 1 else (q * _own_rows(contrast_labels, rows, pairs.offset)).sum(1, keepdim=True)
+            total -= own * (a.to(total.dtype) * _own_rows(x, rows, pairs.offset))
         means[rows] = total.sum(1) / positives[rows] / pairs.temperature
     return means
 

@@ -696,6 +696,9 @@ def test_empty_queue_and_empty_batch_are_0(loss, engine):
     nothing = Batch(*(x[:0] for x in batch[:4]))
     value, gradient = value_and_gradient(with_settings(loss, **engine), nothing.z, nothing)
     assert value == 0 and gradient.shape == nothing.z.shape
+    labels = batch.distributions if loss is EVERY_LOSS["genscl"] else batch.labels
+    of_a_queue = with_settings(loss, **engine, contrasts=batch.z, **{key: labels})
+    assert value_and_gradient(of_a_queue, nothing.z, nothing)[0] == 0
 
 
 @every(EVERY_LOSS)
