@@ -208,7 +208,7 @@ def rows_of_logits(logits: Tensor, labels: Tensor, embeddings: Tensor) -> tuple[
             f"logits has {_found(logits)}; expected ({rows.numel()}, classes) floating point, a row for each embedding."
         )
     labels, logits = _classes("labels", labels, "embeddings", embeddings), _upcast(logits.flatten(0, -2))
-    if _reads_freely(labels) and ((labels < 0) | (labels >= logits.shape[1])).any():
+    if _reads_freely(labels) and len(labels) and not 0 <= labels.amin() <= labels.amax() < logits.shape[1]:
         raise ValueError(
             f"labels go from {labels.min()} to {labels.max()}; expected 0 to {logits.shape[1] - 1}, the columns of logits."
         )
@@ -275,8 +275,10 @@ def _check_same_labels(labels, contrast_labels, offset):
 
 
 def _check_finite(name, x):
-    if _reads_freely(x) and not x.isfinite().all():
-        raise ValueError(f"{name} has {int((~x.isfinite()).sum())} entries that are NaN or infinite; expected finite numbers.")
+    if not _reads_freely(x) or math.isfinite(x.detach().sum()):  # one pass; the sum of finite numbers may overflow, so look again
+        return
+    if others := int((~x.isfinite()).sum()):
+        raise ValueError(f"{name} has {others} entries that are NaN or infinite; expected finite numbers.")
 
 
 def _distributions(name, q, of, embeddings):
