@@ -40,7 +40,7 @@ smoke: $(READY)  ## the same pipeline at toy size, into build/smoke-run
 test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at toy size
 	ruff check .
 	ruff format --check .
-	pytest tests
+	pytest --numprocesses logical --dist loadgroup tests
 	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg $$(python -m study.pipeline list)
 
 tiny: $(READY)  ## the whole profile of the papers at toy size
