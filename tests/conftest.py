@@ -11,6 +11,7 @@ settings.register_profile("supcl", deadline=None, derandomize=True, max_examples
 settings.load_profile("supcl")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """On several cores, a file's tests share a process, and all tests of the pipeline do, as they share one run of it."""
     if config.pluginmanager.hasplugin("xdist"):  # `make compat` does without
