@@ -37,11 +37,17 @@ endif
 smoke: $(READY)  ## the same pipeline at toy size, into build/smoke-run
 	python -m study.pipeline smoke build/smoke-run
 
-test: $(READY)  ## lint, unit tests, notebooks as tests, the whole pipeline at toy size
+test: $(READY)  ## lint, unit tests beside the whole pipeline at toy size, notebooks as tests
 	ruff check .
 	ruff format --check .
-	pytest --numprocesses logical --dist loadgroup tests
+	$(MAKE) --jobs 2 units pipeline
 	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg $$(python -m study.pipeline list)
+
+units: $(READY)  ## the tests of supcl and study
+	pytest tests/supcl tests/study
+
+pipeline: $(READY)  ## the tests of the pipeline, which run it at toy size
+	pytest tests/pipeline
 
 tiny: $(READY)  ## the whole profile of the papers at toy size
 	pytest -m tiny --durations 1 tests
@@ -75,4 +81,4 @@ readme: $(READY)  ## put the tables of results/ into README.md
 lock:  ## recompile requirements.txt from pyproject.toml
 	uv pip compile --universal --python-version 3.11 --no-header --extra study --extra dev pyproject.toml -o requirements.txt
 
-.PHONY: help setup data repro smoke test tiny bench compat verdicts mutants notebooks lab readme lock
+.PHONY: help setup data repro smoke test units pipeline tiny bench compat verdicts mutants notebooks lab readme lock
