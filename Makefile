@@ -21,16 +21,14 @@ $(READY): requirements.txt pyproject.toml
 	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true
 	@touch $@
 
-data: $(READY)  ## fetch Fashion-MNIST and check it against data.dvc
-	@python -m study.data.fetch
+data: $(READY)  ## fetch Fashion-MNIST and check it against data.dvc; PROFILE=colour fetches CIFAR-10
+	@python -m study.data.fetch $(PROFILE)
 
-repro:  ## every notebook, figure, table and the paper from real data; PROFILE=paper [PART=...] on GPUs, see the README
+repro: data  ## every notebook, figure, table and the paper from real data; PROFILE=colour on CIFAR-10, PROFILE=paper [PART=...] on GPUs
 ifeq ($(PROFILE),laptop)
-repro: data
 	dvc repro
 	@python -m study.pipeline summary
 else
-repro: $(READY)
 	python -m study.profiles $(PROFILE) $(PART)
 endif
 

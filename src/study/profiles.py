@@ -2,6 +2,7 @@
 
 profiles/NAME.yaml names groups of parts. A part is a copy of the project in runs/NAME/<part>, where DVC runs the part's notebooks
 with the part's parameters, and goes on from there when it is called again. PART is a part or a group; without it all are run.
+Where a group names a folder `kept`, what Git keeps of the results is copied there.
 
 --tiny   instead at toy size in build/tiny-NAME: test models, digits, and sizes as the notebooks' defaults have them. Parts that
          then have the same parameters are run once.
@@ -9,6 +10,7 @@ with the part's parameters, and goes on from there when it is called again. PART
 
 import argparse
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -30,6 +32,7 @@ class Part:
     group: str
     images: int  # training images of its data set, of the base classes where it has such
     stages: dict  # notebook -> its parameters
+    kept: str = ""  # the project's folder for a copy of the results; empty for none
 
     @property
     def trained_on(self):
@@ -60,7 +63,7 @@ def _part(name, group, content):
         stages[stage] = laptop[stage] | common | values | {"results": "results"}
     if unused:
         raise ValueError(f"{name} has {', '.join(sorted(unused))}, which is a parameter of none of its notebooks.")
-    return Part(name, group, images, stages)
+    return Part(name, group, images, stages, content.get("kept", ""))
 
 
 def tiny(part):
@@ -92,7 +95,17 @@ def run(profile, name=None, small=False):
         run_tiny(parts, ROOT / "build" / f"tiny-{profile}")
         return
     for part in parts:
-        run_part(part, ROOT / "runs" / profile / part.name)
+        folder = ROOT / "runs" / profile / part.name
+        run_part(part, folder)
+        if part.kept:
+            keep_results(part, folder, ROOT / part.kept)
+
+
+def keep_results(part, folder, kept):
+    """Copy what the part's notebooks wrote in folder, but for the arrays, to kept; what an earlier run left there goes."""
+    for stage in part.stages:
+        shutil.rmtree(kept / stage, ignore_errors=True)
+        shutil.copytree(folder / "results" / stage, kept / stage)
 
 
 def run_part(part, folder, **variables):

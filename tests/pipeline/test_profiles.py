@@ -43,7 +43,7 @@ def test_a_stage_s_value_goes_before_the_part_s_and_that_before_every_s():
 
 
 def test_unknown_profiles_and_parts_are_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="profile is 'papers'; expected one of paper"):
+    with pytest.raises(ValueError, match="profile is 'papers'; expected one of colour, paper"):
         profiles.run("papers")
     with pytest.raises(ValueError, match="no part 'cifar'; expected one of supcon-cifar, supcon-cifar-10"):
         profiles.run("paper", "cifar")
@@ -90,6 +90,38 @@ def test_a_changed_parameter_of_a_part_reruns_its_stage_alone(part):
     stages = {**chosen.stages, "cross_entropy": chosen.stages["cross_entropy"] | {"learning_rate": [0.4]}}
     (folder / "params.yaml").write_text(yaml.safe_dump(stages))
     assert stale(folder) & set(chosen.stages) == {"cross_entropy"}
+
+
+# The profile in colour
+
+
+def test_the_profile_in_colour_is_the_laptop_s_on_cifar_10():
+    (part,) = profiles.read("colour")
+    laptop = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert part.stages.keys() == laptop.keys() - {"cost"}  # the one notebook without images
+    for stage, parameters in part.stages.items():
+        changed = {name for name, value in parameters.items() if value != laptop[stage][name]}
+        assert parameters["dataset"] == "cifar-10" and changed <= {"dataset", "image_size", "feature_size"}
+    assert part.kept == "results/colour"
+
+
+def test_results_in_colour_are_copied_to_where_git_keeps_them(part, tmp_path):
+    chosen, folder, _ = part
+    (tmp_path / "kept" / "data").mkdir(parents=True)
+    (tmp_path / "kept" / "data" / "left.csv").write_text("what an earlier version of the notebook wrote")
+    profiles.keep_results(chosen, folder, tmp_path / "kept")
+    copied = {path.relative_to(tmp_path / "kept") for path in (tmp_path / "kept").rglob("*")}
+    written = {path.relative_to(folder / "results") for path in (folder / "results").rglob("*")}
+    assert copied == {path for path in written if path.parts[0] in chosen.stages} and copied
+
+
+@pytest.mark.parametrize("profile, kept", [("colour", ["cifar-10"]), ("paper", [])])
+def test_the_results_of_a_profile_are_kept_where_it_names_a_folder(monkeypatch, profile, kept):
+    copied = []
+    monkeypatch.setattr(profiles, "run_part", lambda part, folder: None)
+    monkeypatch.setattr(profiles, "keep_results", lambda part, folder, kept: copied.append(part.name))
+    profiles.run(profile)
+    assert copied == kept
 
 
 @pytest.mark.tiny

@@ -1,6 +1,8 @@
-"""`make data`: Fashion-MNIST into data/, from the first source whose bytes are those data.dvc lists.
+"""`make data`: Fashion-MNIST into data/, from the first source whose bytes are those data.dvc lists. With PROFILE=colour it is
+CIFAR-10, from a packed copy beside the project or from the network.
 
-Nothing is put in place before its md5 and size are checked, and a file that is already there is never overwritten.
+Nothing is put in place before its md5 and size are checked (CIFAR-10 is checked when it is read), and a file that is already
+there is never overwritten.
 """
 
 import gzip
@@ -22,7 +24,8 @@ from pathlib import Path
 
 import yaml
 
-from study.paths import ROOT
+from study.data import files, packed, sets
+from study.paths import ROOT, data_folder
 
 MIRROR = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # the one torchvision downloads from
 PACKAGE = "dataset-fashion-mnist"
@@ -54,27 +57,60 @@ def fetch(dvc_file=ROOT / "data.dvc", sources=None):
         print(f"data: all {len(expected)} files are there and match {dvc_file.name}.")
         return
 
-    folder = missing[0].parent
+    def put_in_place(delivered):
+        for path in missing:
+            if difference := _difference(delivered / path.name, expected[path]):
+                raise RuntimeError(difference)
+        for path in missing:
+            os.replace(delivered / path.name, path)
+            print(f"  {path}")
+
+    sources = default_sources(dvc_file.parent, missing) if sources is None else sources
+    if failures := _ask(sources, missing[0].parent, put_in_place):
+        raise FetchError("no source has the data.\n  " + "\n  ".join(failures) + "\n" + _by_hand(missing))
+
+
+def fetch_cifar_10(folder, shared, sources=None):
+    """Put CIFAR-10 into folder, unless it is there in any of its forms, and read it once, which checks it and decodes JPEG files.
+
+    shared   a folder that may hold the packed copy of the pictures.
+    sources  see fetch. None: the packed copy, torchvision.
+    Raises FetchError that says the three ways to get it; ValueError or OSError where what is there is incomplete or broken.
+    """
+    name = "cifar-10"
+    if not files.is_there(name, folder):
+
+        def put_in_place(delivered):
+            (found,) = (path for path in delivered.iterdir() if path.name in (packed.ARCHIVE, files.SOURCES[name].folder))
+            os.replace(found, folder / found.name)
+
+        both = [(str(shared / packed.ARCHIVE), partial(_copied, shared / packed.ARCHIVE)), ("torchvision", _cifar_10)]
+        if failures := _ask(both if sources is None else sources, folder, put_in_place):
+            raise FetchError(
+                "no source has CIFAR-10.\n  " + "\n  ".join(failures) + "\nThree ways to get it, and then this command again:\n"
+                f"  with a network, nothing but this command: torchvision downloads it to {folder}\n"
+                f"  git clone {packed.URL} {folder / packed.CLONE}, at d7d05618\n"
+                f"  the packed copy of that repository, {packed.ARCHIVE}, in {folder} or in {shared}"
+            )
+    print(f"data: {sets.load(f'{name}:{folder}').source}, complete in {folder}.")
+
+
+def _ask(sources, folder, put_in_place):
+    """Ask the sources for what is missing in folder until one delivers something that put_in_place takes. Returns what was wrong
+    with each of them, and nothing if one delivered."""
     folder.mkdir(parents=True, exist_ok=True)
     failures = []
-    for name, source in default_sources(dvc_file.parent, missing) if sources is None else sources:
+    for name, source in sources:
         print(f"{name} ...", flush=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:  # same file system, so a move is atomic
             try:
-                delivered = source(Path(temporary))
-                for path in missing:
-                    if difference := _difference(delivered / path.name, expected[path]):
-                        raise RuntimeError(difference)
+                put_in_place(source(Path(temporary)))
+                return []
             except Exception as error:  # whatever is wrong with this source, the next may work
                 reason = " ".join(str(error).split())[:400]
                 failures.append(f"{name}: {reason}")
                 print(f"  no: {reason}", flush=True)
-                continue
-            for path in missing:
-                os.replace(delivered / path.name, path)
-                print(f"  {path}")
-            return
-    raise FetchError("no source has the data.\n  " + "\n  ".join(failures) + "\n" + _by_hand(missing))
+    return failures
 
 
 def default_sources(root, missing):
@@ -119,6 +155,20 @@ def _torchvision(folder):
     return Path(FashionMNIST(folder, download=True).raw_folder)
 
 
+def _copied(archive, folder):
+    shutil.copy(archive, folder)
+    return folder
+
+
+def _cifar_10(folder):
+    _probe(files.SOURCES["cifar-10"].url)
+    from torchvision.datasets import CIFAR10
+
+    socket.setdefaulttimeout(60)
+    CIFAR10(folder, download=True)
+    return folder
+
+
 def _debian(folder):
     apt = ["apt-get", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10", "-o", "Acquire::https::Timeout=10"]
     try:
@@ -141,11 +191,11 @@ def _probe_apt(uris):
 
 def _unpack(deb, folder):
     _run(["dpkg", "-x", deb, folder], folder)
-    files = folder / "usr/share/datasets/fashion-mnist"
-    for packed in files.glob("*.gz"):
-        with gzip.open(packed) as source, packed.with_suffix("").open("wb") as target:
+    unpacked = folder / "usr/share/datasets/fashion-mnist"
+    for compressed in unpacked.glob("*.gz"):
+        with gzip.open(compressed) as source, compressed.with_suffix("").open("wb") as target:
             shutil.copyfileobj(source, target)
-    return files
+    return unpacked
 
 
 def _probe(text):
@@ -185,6 +235,11 @@ def _run(command, folder):
 
 if __name__ == "__main__":
     try:
-        fetch()
-    except (FetchError, OSError) as error:
+        match sys.argv[1:]:
+            case ["laptop"] | []:
+                fetch()
+            case ["colour"]:
+                fetch_cifar_10(data_folder(), ROOT.parent / "shared" / "data")
+            # the data sets of other profiles are looked for when they are read
+    except (FetchError, OSError, ValueError) as error:
         sys.exit(f"Error: {error}")

