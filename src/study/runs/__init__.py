@@ -10,10 +10,10 @@ from study.runs.results import read_runs, table, write_checks, write_results, wr
 from study.runs.run import Outcome, Run, Trained, trained_on
 from study.runs.setup import Recipe, Setup, load_model, new_model
 from study.runs.shared import draw_name
-from study.runs.tuning import alternatives, as_reported, best_trial, change_settings, choose, reported_runs, trial_runs
+from study.runs.tuning import alternatives, as_reported, change_settings, choose, random_search, reported, trial_runs
 
 __all__ = [
     "execute", "run_all", "extract_features", "frozen_batch", "Outcome", "Run", "Trained", "trained_on", "Recipe", "Setup",
     "load_model", "new_model", "draw_name", "read_runs", "table", "write_checks", "write_results", "write_runs", "alternatives",
-    "as_reported", "best_trial", "change_settings", "choose", "reported_runs", "trial_runs",
+    "as_reported", "change_settings", "choose", "random_search", "reported", "trial_runs",
 ]  # fmt: skip

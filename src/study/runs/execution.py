@@ -65,7 +65,8 @@ def optimisation_settings(run, setup):
     common = asdict(setup.recipe) if run.trained_on != "features" else dict(ON_FEATURES)
     common.pop("augmentation", None)
     own = {"learning_rate": run.learning_rate, "epochs": run.epochs, "batch_size": run.batch_size or setup.batch_size}
-    return common | own | {"weight_decay": setup.weight_decay, "optimizer": run.optimizer or common["optimizer"]}
+    decay = setup.weight_decay if run.weight_decay is None else run.weight_decay
+    return common | own | {"weight_decay": decay, "optimizer": run.optimizer or common["optimizer"]}
 
 
 def _fine_tune(run, setup):
@@ -75,7 +76,8 @@ def _fine_tune(run, setup):
     train_images, validation = images.train_images[chosen], splits["validation"][:1000]
     trained = Trained(run, setup, new_model(setup), partial(data.plain, size=setup.image_size), train_images, labels.numpy())
     augment = run.augment or data.AUGMENTATIONS[setup.recipe.augmentation]
-    views = {"view": augment(setup.image_size, images.flips), "views": 2}
+    strength = {} if run.crop is None else {"smallest": run.crop}
+    views = {"view": augment(setup.image_size, images.flips, **strength), "views": 2}
     held_back = images.train_images[validation], images.train_labels[validation]
     return _train_and_measure(trained, (train_images, labels), views, validation=held_back, test=images.test)
 
@@ -129,11 +131,11 @@ def _train_and_measure(trained, draw, views, validation, test):
             diverged["diverged_at_step"] = error.step
     if place(setup.compute).rank:
         return None
-    if run.evaluate_on == "test":
-        embeddings, metrics, predictions = _measure(trained, *test.open("the final evaluation of a run"), diverged)
-    else:
-        with test.sealed("a run that is judged on validation images"):
-            embeddings, metrics, predictions = _measure(trained, *validation, diverged)
+    with test.sealed("a measurement on validation images"):
+        measured = _measure(trained, *validation, diverged) if run.evaluate_on == "validation" else None
+        validation_accuracy = measured[1]["probe_accuracy"] if measured else _probe_accuracy(trained, *validation, diverged)
+    embeddings, metrics, predictions = measured or _measure(trained, *test.open("the final evaluation of a run"), diverged)
+    metrics |= {"validation_accuracy": validation_accuracy}
     curve = [record["curve"] for record in records if run.curve]
     names = records[0].get("metrics", {}) if records else {}
     epoch_metrics = {name: [record["metrics"][name] for record in records] for name in names}
@@ -154,27 +156,38 @@ def _checkpoint(run, setup):
 
 
 def _measure(trained, inputs, labels, diverged):
-    """Embeddings, metrics and predictions, on images of the classes trained on; of a trial only the accuracy that it is chosen
-    by."""
-    run = trained.run
-    familiar = torch.from_numpy(np.isin(labels, trained.labels))
-    inputs, labels = inputs[familiar], labels[familiar].numpy()
+    """Embeddings, metrics, and predictions by the probe, on images of the classes trained on."""
+    run, (inputs, labels) = trained.run, _familiar(trained, inputs, labels)
     if diverged:
         predictions = np.full_like(labels, trained.labels.min())
-        return None, {"accuracy": evaluation.accuracy(predictions, labels)}, predictions
+        names = ("accuracy", "probe_accuracy", "neighbour_accuracy")
+        return None, dict.fromkeys(names, evaluation.accuracy(predictions, labels)), predictions
     embeddings, logits = trained.outputs(inputs)
-    predictions = logits.argmax(1) if run.classifier == "own" else trained.probe.predict(embeddings)
-    metrics = {"accuracy": evaluation.accuracy(predictions, labels)}
-    if run.evaluate_on == "test":
-        metrics["probe_accuracy"] = evaluation.accuracy(trained.probe.predict(embeddings), labels)
-        metrics["neighbour_accuracy"] = evaluation.accuracy(trained.neighbours(embeddings), labels)
-        metrics |= evaluation.geometry(embeddings, labels)
+    predictions = trained.probe.predict(embeddings)
+    metrics = {
+        "accuracy": evaluation.accuracy(logits.argmax(1) if run.classifier == "own" else predictions, labels),
+        "probe_accuracy": evaluation.accuracy(predictions, labels),
+        "neighbour_accuracy": evaluation.accuracy(trained.neighbours(embeddings), labels),
+    }
+    metrics |= evaluation.geometry(embeddings, labels)
     return embeddings, metrics | (run.extra_metrics(trained, inputs, labels) if run.extra_metrics else {}), predictions
+
+
+def _probe_accuracy(trained, inputs, labels, diverged):
+    inputs, labels = _familiar(trained, inputs, labels)
+    predictions = np.full_like(labels, trained.labels.min()) if diverged else trained.probe.predict(trained.outputs(inputs)[0])
+    return evaluation.accuracy(predictions, labels)
+
+
+def _familiar(trained, inputs, labels):
+    """Inputs and labels, as an array, of the classes trained on."""
+    familiar = torch.from_numpy(np.isin(labels, trained.labels))
+    return inputs[familiar], labels[familiar].numpy()
 
 
 def _progress_line(done, total, outcome):
     run = outcome.run
     size = images_in_words(run.trained_on, run.shots)
-    accuracy = f"{outcome.metrics['accuracy']:5.1f} % on {run.evaluate_on}"
+    accuracy = f"{outcome.metrics['probe_accuracy']:5.1f} % on {run.evaluate_on}"
     diverged = f", DIVERGED at step {step}" if (step := outcome.metrics.get("diverged_at_step")) else ""
     return f"{done:3d}/{total} {run.method} {run.variant}, {size}, seed {run.seed}: {accuracy}{diverged}"

@@ -1,13 +1,14 @@
 """What a notebook's runs leave in results/<key>/ for the stages after it, small enough for Git.
 
 runs.csv         the long table, a row per run and metric, with COLUMNS.
-                 trained_on is "few-shot" (`shots` training images of each class), "full" (all training images) or "features" (an
+                 regime is that of the Setup, "fine-tuning" or "scratch". trained_on is "few-shot" (`shots` training images of each class), "full" (all training images) or "features" (an
                  MLP on frozen features); shots is blank but for "few-shot". variant is a name without numbers: the numbers are in
                  settings, one JSON object, which study.tables.with_settings spreads into columns. epoch is blank, or that of a
                  metric measured after every epoch.
 curves.csv       a row per epoch of each reported run, with CURVE_COLUMNS; validation_accuracy is blank where it was not recorded.
-predictions.npz  of the reported runs. predictions_<shots> (seeds, N): the class that each seed's run gives to each test image, in
-                 the smallest unsigned integers; <shots> is "full" for runs on all images. embedding_<shots>, for the first number
+predictions.npz  predictions_<shots> (seeds, N): the class that the linear probe of each reported run gives to each test image,
+                 in the smallest unsigned integers; <shots> is "full" for runs on all images. trials_<shots> (settings, seeds, N):
+                 the same of every setting tried, in the order of runs.csv. embedding_<shots>, for the first number
                  of shots alone: float16 (at most 2,000, at most 50), seed 0's embeddings of the first test images at unit length,
                  rotated onto their principal directions (not centred, so that cosines stay what they are).
 checks.csv       what a notebook measured without training a model: check, seed, value.
@@ -25,16 +26,35 @@ from study.runs.execution import optimisation_settings
 from study.runs.shared import images_of
 from study.training.compute import LAPTOP
 
-COLUMNS = ["method", "variant", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings"]
+COLUMNS = [
+    "method",
+    "variant",
+    "regime",
+    "trained_on",
+    "dataset",
+    "shots",
+    "seed",
+    "epoch",
+    "metric",
+    "value",
+    "seconds",
+    "settings",
+]
 CURVE_COLUMNS = ["method", "variant", "trained_on", "shots", "seed", "epoch", "loss", "validation_accuracy"]
 MAP_IMAGES, MAP_DIMENSIONS = 2000, 50  # of embedding_<shots>
 
 
-def write_results(folder, setup, outcomes):
-    """Write runs.csv and, of the reported runs (variant "main"), curves.csv and predictions.npz. Returns the long table."""
-    long, reported = write_runs(folder, table(outcomes, setup)), [o for o in outcomes if o.run.variant == "main"]
+def write_results(folder, *parts):
+    """Write runs.csv and, of the reported runs (variant "main"), curves.csv and predictions.npz. Returns the long table.
+
+    parts  (setup, outcomes) for each regime.
+    """
+    long = write_runs(folder, pd.concat([table(outcomes, setup) for setup, outcomes in parts], ignore_index=True))
+    outcomes = [outcome for _, of_part in parts for outcome in of_part]
+    reported = [outcome for outcome in outcomes if outcome.run.variant == "main"]
     curves(reported).to_csv(Path(folder) / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")
-    np.savez_compressed(Path(folder) / "predictions.npz", **_arrays(reported))
+    trials = [outcome for outcome in outcomes if outcome.run.variant == "trial"]
+    np.savez_compressed(Path(folder) / "predictions.npz", **_arrays(reported, trials))
     return long
 
 
@@ -61,7 +81,7 @@ def table(outcomes, setup):
         values = [(None, name, value) for name, value in outcome.metrics.items()]
         values += [(e, name, v) for name, each in outcome.epoch_metrics.items() for e, v in enumerate(each, 1)]
         run, settings = outcome.run, json.dumps(settings_of(outcome.run, setup), sort_keys=True)
-        identity = [run.method, run.variant, run.trained_on, setup.dataset, run.shots, run.seed]
+        identity = [run.method, run.variant, setup.regime, run.trained_on, setup.dataset, run.shots, run.seed]
         rows += [[*identity, epoch, name, value, round(outcome.seconds, 2), settings] for epoch, name, value in values]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"shots": "Int64", "epoch": "Int64"})
 
@@ -74,6 +94,8 @@ def settings_of(run, setup):
     record |= {"classifier": run.classifier, "evaluate_on": run.evaluate_on}
     if run.trained_on != "features":
         record["augmentation"] = setup.recipe.augmentation
+    if run.crop is not None:
+        record["crop"] = run.crop
     compute = replace(setup.compute, checkpoints=None)
     if compute != LAPTOP:
         record["compute"] = {name: value for name, value in asdict(compute).items() if value != getattr(LAPTOP, name)}
@@ -92,18 +114,30 @@ def curves(outcomes):
     return pd.DataFrame(rows, columns=CURVE_COLUMNS).astype({"shots": "Int64"})
 
 
-def _arrays(reported):
+def _arrays(reported, trials):
     """The arrays of predictions.npz."""
-    groups = {}
-    for outcome in reported:
-        groups.setdefault(outcome.run.shots or "full", []).append(outcome)
-    arrays = {}
+    groups, arrays = _by_shots(reported), {}
     for shots, group in groups.items():
-        predictions = np.stack([outcome.predictions for outcome in group])
-        arrays[f"predictions_{shots}"] = predictions.astype(np.min_scalar_type(predictions.max()))
+        arrays[f"predictions_{shots}"] = _stacked(group)
+    for shots, group in _by_shots(trials).items():
+        of_all, seeds = _stacked(group), len({outcome.run.seed for outcome in group})
+        arrays[f"trials_{shots}"] = of_all.reshape(-1, seeds, of_all.shape[1])
     first = next(iter(groups))
     of_first_seed = [outcome.embeddings for outcome in groups[first] if outcome.run.seed == 0]
     return arrays | {f"embedding_{first}": principal(z[:MAP_IMAGES]) for z in of_first_seed if z is not None}
+
+
+def _by_shots(outcomes):
+    groups = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome.run.shots or "full", []).append(outcome)
+    return groups
+
+
+def _stacked(outcomes):
+    """(runs, N) predictions, in the smallest unsigned integers."""
+    predictions = np.stack([outcome.predictions for outcome in outcomes])
+    return predictions.astype(np.min_scalar_type(predictions.max()))
 
 
 def principal(embeddings, dimensions=MAP_DIMENSIONS):

@@ -31,14 +31,16 @@ class Run:
     objective      (Outputs, Batch) -> loss.
     classifier     "own": the model's linear classifier, trained by the objective. "probe": a linear classifier fitted
                    afterwards on the frozen encoder, the second stage of two-stage methods.
-    evaluate_on    "validation" for tuning, "test" for reporting.
+    evaluate_on    "test": the metrics are of the test images, but for `validation_accuracy`. "validation": test images stay
+                   sealed to the end, and all metrics are of validation images.
     mix            see training.loop.train, as for queue.
     optimizer      a name in OPTIMIZERS. None: the recipe's for the whole encoder, "adamw" on features.
-    batch_size     None: the setup's.
+    batch_size     None: the setup's; as weight_decay.
+    crop           smallest share of an image's area that a random crop keeps, for fine-tuning; None: the recipe's.
     draw           (splits: name -> indices, labels (N,) of all training images, seed) -> (indices (n,), labels (n,)): the images
                    to train on and the labels that the run is given, right or wrong. None: the draw of this seed with `shots` of
                    each class, or all training images. Evaluation is on images of the classes among these labels.
-    augment        (size, flips) -> a function of a batch, for fine-tuning; None: the recipe's.
+    augment        (size, flips) -> a function of a batch, for fine-tuning; None: the recipe's, with `crop` if there is one.
     extra_metrics  (Trained, inputs (M, ...), labels (M,)) -> {metric: value}, more to measure on the evaluated images.
     epoch_metrics  the same, on validation images after every epoch.
     settings       the method's own, for the record; with learning_rate, epochs and the rest they go into the table.
@@ -59,6 +61,8 @@ class Run:
     mix: Callable | None = None
     optimizer: str | None = None
     batch_size: int | None = None
+    weight_decay: float | None = None
+    crop: float | None = None
     queue: QueueSettings | None = None
     draw: Callable | None = None
     augment: Callable | None = None
@@ -129,7 +133,7 @@ class Outcome:
     seconds: float  # of training
     losses: list  # per epoch
     curve: list  # validation accuracy per epoch, in percent; empty unless run.curve
-    predictions: np.ndarray  # (N,) of the evaluated images
+    predictions: np.ndarray  # (N,) of the evaluated images by the linear probe, the read-out that all methods share
     epoch_metrics: dict = field(default_factory=dict)  # name -> a value per epoch
     embeddings: np.ndarray | None = None  # (N, D) of the evaluated images, with run.keep
     model: torch.nn.Module | None = None  # in eval mode, with run.keep

@@ -33,8 +33,9 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What all runs of a profile share."""
+    """What all runs of one regime share."""
 
+    regime: str = "fine-tuning"  # or "scratch": a small network without pre-trained weights, on all training images
     shared: str  # folder of the arrays that 01_data writes
     dataset: str
     encoder: Architecture | str  # also a mapping, see model.architecture; a timm name stays one
@@ -46,6 +47,8 @@ class Setup:
     compute: Compute = LAPTOP  # as recipe
 
     def __post_init__(self):
+        if self.regime not in ("fine-tuning", "scratch"):
+            raise ValueError(f'regime is {self.regime!r}; expected "fine-tuning" or "scratch".')
         object.__setattr__(self, "shared", str(self.shared))
         readers = {"encoder": architecture, "recipe": lambda given: Recipe(**given), "compute": lambda given: Compute(**given)}
         for name, read in readers.items():

@@ -1,16 +1,18 @@
-"""Which runs count: trials on validation images, the best of them, and the runs that are reported with its settings."""
+"""Which settings are tried, which of them is chosen on validation images, and which runs are then reported."""
 
 import itertools
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from study.methods import METHODS
 from study.paths import existing
-from study.runs.execution import run_all
 from study.runs.results import read_runs
 from study.runs.run import Run, trained_on
+
+OF_RUN = ("learning_rate", "weight_decay", "crop")  # settings that all methods share: fields of a Run
 
 
 def alternatives(value):
@@ -18,54 +20,63 @@ def alternatives(value):
     return value if isinstance(value, list) else [value]
 
 
-def trial_runs(method, *, learning_rate, shots, epochs, seeds, **settings):
-    """The runs by which settings of a methods.Method are chosen: on every seed's draw, judged on validation images.
+def random_search(shared, own, trials, seed=0):
+    """The settings to try, [{name: value}], at most `trials` of them and none twice.
 
-    What is given as a list is tried, each value with each of the others; seeds is always a list.
+    shared, own  {name: value or list of values}, of all methods and of one. All methods meet the shared values in the same random
+                 order; a method's own are combined with them in an order of theirs.
     """
-    tried = itertools.product(alternatives(learning_rate), *map(alternatives, settings.values()), seeds)
-    return [
-        Run(
-            variant="trial", seed=seed, learning_rate=rate, epochs=epochs, evaluate_on="validation", **trained_on(shots),
-            **method.fields(**dict(zip(settings, values, strict=True))),
-        )
-        for rate, *values, seed in tried
-    ]  # fmt: skip
+    shared, own = (_shuffled(values, seed) for values in (shared, own))
+    cycle, count = math.lcm(len(shared), len(own)), min(trials, len(shared) * len(own))
+    return [shared[j % len(shared)] | own[(j + j // cycle) % len(own)] for j in range(count)]
 
 
-def choose(trials, setup):
-    """(the best of the trials, their outcomes). Where all have the same settings there is nothing to choose: the first is
-    returned and none is run."""
-    if len({_choice(trial) for trial in trials}) == 1:
-        return trials[0], []
-    outcomes = run_all(trials, setup)
-    return best_trial(outcomes), outcomes
+def _shuffled(values, seed):
+    """Every combination of one value for each name, in random order."""
+    combined = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*map(alternatives, values.values()))]
+    return [combined[i] for i in np.random.default_rng(seed).permutation(len(combined))]
 
 
-def best_trial(outcomes):
-    """The run whose settings have the highest mean validation accuracy over their seeds. Refuses runs that saw the test set."""
-    if any(outcome.run.evaluate_on != "validation" for outcome in outcomes):
-        raise ValueError("best_trial takes runs with evaluate_on='validation': settings are never chosen on test images.")
+def trial_runs(method, shared, own, *, shots, seeds, epochs, trials, teacher=None):
+    """The runs of a method (a methods.Method) from which settings are chosen and results are reported: every setting of a random
+    search on every draw, so that what the choice of settings adds to an interval can be seen.
+
+    shared, own                   see random_search; shared has the names OF_RUN.
+    shots, seeds, epochs, trials  lists of one length: images per class; draws, from seed 0 on; epochs; settings tried.
+    teacher                       (shots, seed) -> the `teacher` of a method that needs one.
+    """
+    runs = []
+    for n, draws, passes, count in zip(shots, seeds, epochs, trials, strict=True):
+        for settings, seed in itertools.product(random_search(shared, own, count), range(draws)):
+            of_run = {name: settings[name] for name in OF_RUN}
+            of_method = {name: value for name, value in settings.items() if name not in OF_RUN}
+            fields = method.fields(**of_method | ({"teacher": teacher(n, seed)} if teacher else {}))
+            first = {"curve": seed < 3, "keep": seed == 0}
+            runs.append(Run(variant="trial", seed=seed, epochs=passes, **trained_on(n), **first, **of_run, **fields))
+    return runs
+
+
+def choose(outcomes):
+    """{shots: the first run of the setting with the highest mean validation accuracy}, of the outcomes of trial_runs; the key is
+    "full" for runs on all images. Test images have no say."""
     scores = {}
     for outcome in outcomes:
-        scores.setdefault(_choice(outcome.run), []).append((outcome.metrics["accuracy"], outcome.run))
-    best = max(scores.values(), key=lambda trials: np.mean([accuracy for accuracy, _ in trials]))
-    return best[0][1]
+        of_shots = scores.setdefault(outcome.run.shots or "full", {})
+        of_shots.setdefault(_choice(outcome.run), []).append((outcome.metrics["validation_accuracy"], outcome.run))
+    best = {n: max(each.values(), key=lambda rows: np.mean([score for score, _ in rows])) for n, each in scores.items()}
+    return {shots: rows[0][1] for shots, rows in best.items()}
+
+
+def reported(outcomes):
+    """The outcomes of the chosen settings, with the variant "main"."""
+    best = {shots: _choice(run) for shots, run in choose(outcomes).items()}
+    chosen = [outcome for outcome in outcomes if _choice(outcome.run) == best[outcome.run.shots or "full"]]
+    return [replace(outcome, run=replace(outcome.run, variant="main")) for outcome in chosen]
 
 
 def _choice(run):
     """What trials differ in, but for their seeds."""
-    return run.learning_rate, json.dumps(run.settings, sort_keys=True)
-
-
-def reported_runs(best, shots, seeds, epochs):
-    """The runs that count: best's settings on the test set, for each number of shots its number of seeds and epochs, from
-    seed 0 on. Seed 0 keeps its embeddings; the first three record a validation curve."""
-    return [
-        replace(best, variant="main", seed=seed, epochs=e, evaluate_on="test", curve=seed < 3, keep=seed == 0, **trained_on(n))
-        for n, count, e in zip(shots, seeds, epochs, strict=True)
-        for seed in range(count)
-    ]
+    return json.dumps([getattr(run, name) for name in OF_RUN] + [run.settings], sort_keys=True)
 
 
 def as_reported(results, method):
@@ -79,7 +90,7 @@ def as_reported(results, method):
     reported = runs[(runs.method == method.name) & (runs.variant == "main") & (runs.seed == 0)]
     row = reported.sort_values("shots", kind="stable").iloc[0]  # blank shots come last
     record = json.loads(row.settings)
-    of_run = {name: record[name] for name in ("learning_rate", "epochs")}
+    of_run = {name: record[name] for name in (*OF_RUN, "epochs")}
     images = trained_on("full" if row.trained_on == "full" else int(row.shots))
     fields = method.fields(**{name: record[name] for name in method.settings}) | {"classifier": record["classifier"]}
     return Run(variant="main", seed=0, **images, **of_run, **fields)

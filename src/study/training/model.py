@@ -38,6 +38,9 @@ class Architecture:
     name              a timm name
     stem              "cifar": the first convolution of a ResNet is 3 x 3 with stride 1, without max-pooling, as SupCon has it
                       for images of 32 pixels; "timm": as timm has it
+    frozen_statistics whether batch norm keeps the mean and variance that came with the weights while its scale and shift learn.
+                      A few images of each class are too few to estimate them anew.
+    frozen_stages     how many of the first stages keep their weights, and with them the stem; 0: everything learns
     hidden            widths of the projection head's hidden layers; None: one, as wide as the embedding
     projection_dim    width of its output
     classifier_scale  factor on the classifier's first weights; SCHaNe's release has 0.001
@@ -48,6 +51,8 @@ class Architecture:
 
     name: str
     stem: str = "timm"
+    frozen_statistics: bool = False
+    frozen_stages: int = 0
     hidden: tuple | None = None
     projection_dim: int = 128
     classifier_scale: float = 1.0
@@ -103,11 +108,22 @@ class ImageEncoder(nn.Module):
         backbone = _load(shape.name, weights, dict(shape.options))
         if shape.stem != "timm":
             _change_stem(backbone, shape)
+        if shape.frozen_stages:
+            _freeze_stages(backbone, shape)
+        self.frozen_statistics = shape.frozen_statistics
         self.backbone = for_small_maps(backbone).to(memory_format=torch.channels_last)
         self.dim = self.backbone.num_features
         config = timm.data.resolve_model_data_config(self.backbone)
         self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None])
         self.register_buffer("std", torch.tensor(config["std"])[:, None, None])
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.frozen_statistics:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, images):
         images = (images.expand(-1, 3, -1, -1) - self.mean) / self.std
@@ -194,6 +210,18 @@ def _load(name, weights, options):
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     model.reset_classifier(0)
     return model
+
+
+def _freeze_stages(backbone, shape):
+    """Take the stem and the first stages out of training. timm says of every parameter which stage it belongs to, the stem 0."""
+    from timm.models import group_parameters  # here, not above: see ImageEncoder
+
+    stages = group_parameters(backbone, backbone.group_matcher(coarse=True))
+    if shape.frozen_stages >= len(stages) - 1:
+        raise ValueError(f"frozen_stages is {shape.frozen_stages}, but {shape.name} has {len(stages) - 1}; expected fewer.")
+    for stage in range(shape.frozen_stages + 1):
+        for name in stages[stage]:
+            backbone.get_parameter(name).requires_grad_(False)
 
 
 def _change_stem(backbone, shape):
