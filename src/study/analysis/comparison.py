@@ -14,7 +14,7 @@ from study.paths import existing
 from study.probes.evaluation import unit_rows
 from study.tables import BY, interval, paired_differences, summarise, with_settings
 
-PROTOCOL = ["encoder", "weights", "image_size", "batch_size", "weight_decay", "epochs", "evaluate_on"]  # the same for all
+PROTOCOL = ["encoder", "weights", "image_size", "batch_size", "epochs", "evaluate_on"]  # the same for all
 COUNTS = {"shots": "Int64", "epoch": "Int64"}  # whole numbers or blank
 
 
@@ -198,7 +198,8 @@ def _read_tables(results, kind, notebooks):
 
 
 def _is_reported(rows):
-    return (rows.variant == "main") & (rows.notebook == rows.method.map({name: method.key for name, method in METHODS.items()}))
+    own = rows.notebook == rows.method.map({name: method.key for name, method in METHODS.items()})
+    return (rows.variant == "main") & (rows.regime == "fine-tuning") & own
 
 
 def _what_varies(rows, beside):

@@ -1,11 +1,35 @@
 """What a notebook's runs leave in results/<key>/ for the stages after it, small enough for Git.
 
 runs.csv         the long table, a row per run and metric, with COLUMNS.
-                 regime is that of the Setup, "fine-tuning" or "scratch". trained_on is "few-shot" (`shots` training images of each class), "full" (all training images) or "features" (an
-                 MLP on frozen features); shots is blank but for "few-shot". variant is a name without numbers: the numbers are in
-                 settings, one JSON object, which study.tables.with_settings spreads into columns. epoch is blank, or that of a
-                 metric measured after every epoch.
+                 regime is that of the Setup, "fine-tuning" or "scratch". trained_on is "few-shot" (`shots` training images of
+                 each class), "full" (all training images) or "features" (an MLP on frozen features); shots is blank but for
+                 "few-shot". variant is a name without numbers: the numbers are in settings, one JSON object, which
+                 study.tables.with_settings spreads into columns. epoch is blank, or that of a metric measured after every epoch.
 curves.csv       a row per epoch of each reported run, with CURVE_COLUMNS; validation_accuracy is blank where it was not recorded.
+predictions.npz  predictions_<shots> (seeds, N): the class that the linear probe of each reported run gives to each test image,
+                 in the smallest unsigned integers; <shots> is "full" for runs on all images. trials_<shots> (settings, seeds, N):
+                 the same of every setting tried, in the order of runs.csv. embedding_<shots>, for the first number
+                 of shots alone: float16 (at most 2,000, at most 50), seed 0's embeddings of the first test images at unit length,
+                 rotated onto their principal directions (not centred, so that cosines stay what they are).
+checks.csv       what a notebook measured without training a model: check, seed, value.
+"""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from study.probes.evaluation import unit_rows
+from study.runs.execution import optimisation_settings
+from study.runs.shared import images_of
+from study.training.compute import LAPTOP
+
+COLUMNS = [
+    "method", "variant", "regime", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings",
+]  # fmt: skip
+CURVE_COLUMNS; validation_accuracy is blank where it was not recorded.
 predictions.npz  predictions_<shots> (seeds, N): the class that the linear probe of each reported run gives to each test image,
                  in the smallest unsigned integers; <shots> is "full" for runs on all images. trials_<shots> (settings, seeds, N):
                  the same of every setting tried, in the order of runs.csv. embedding_<shots>, for the first number
@@ -40,7 +64,7 @@ COLUMNS = [
     "seconds",
     "settings",
 ]
-CURVE_COLUMNS = ["method", "variant", "trained_on", "shots", "seed", "epoch", "loss", "validation_accuracy"]
+CURVE_COLUMNS = ["method", "variant", "regime", "trained_on", "shots", "seed", "epoch", "loss", "validation_accuracy"]
 MAP_IMAGES, MAP_DIMENSIONS = 2000, 50  # of embedding_<shots>
 
 
@@ -52,7 +76,7 @@ def write_results(folder, *parts):
     long = write_runs(folder, pd.concat([table(outcomes, setup) for setup, outcomes in parts], ignore_index=True))
     outcomes = [outcome for _, of_part in parts for outcome in of_part]
     reported = [outcome for outcome in outcomes if outcome.run.variant == "main"]
-    curves(reported).to_csv(Path(folder) / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")
+    curves(parts).to_csv(Path(folder) / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")
     trials = [outcome for outcome in outcomes if outcome.run.variant == "trial"]
     np.savez_compressed(Path(folder) / "predictions.npz", **_arrays(reported, trials))
     return long
@@ -104,11 +128,14 @@ def settings_of(run, setup):
     return record | run.settings
 
 
-def curves(outcomes):
-    """Training curves, one row per run and epoch: loss, and validation accuracy where it was recorded."""
+def curves(parts):
+    """Training curves of the reported runs among parts, as in write_results: a row per run and epoch with its loss, and with its
+    validation accuracy where that was recorded."""
     rows = [
-        [o.run.method, o.run.variant, o.run.trained_on, o.run.shots, o.run.seed, epoch, loss, accuracy]
+        [o.run.method, o.run.variant, setup.regime, o.run.trained_on, o.run.shots, o.run.seed, epoch, loss, accuracy]
+        for setup, outcomes in parts
         for o in outcomes
+        if o.run.variant == "main"
         for epoch, (loss, accuracy) in enumerate(zip(o.losses, o.curve or [None] * len(o.losses), strict=True), 1)
     ]
     return pd.DataFrame(rows, columns=CURVE_COLUMNS).astype({"shots": "Int64"})
