@@ -29,41 +29,6 @@ from study.training.compute import LAPTOP
 COLUMNS = [
     "method", "variant", "regime", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings",
 ]  # fmt: skip
-CURVE_COLUMNS; validation_accuracy is blank where it was not recorded.
-predictions.npz  predictions_<shots> (seeds, N): the class that the linear probe of each reported run gives to each test image,
-                 in the smallest unsigned integers; <shots> is "full" for runs on all images. trials_<shots> (settings, seeds, N):
-                 the same of every setting tried, in the order of runs.csv. embedding_<shots>, for the first number
-                 of shots alone: float16 (at most 2,000, at most 50), seed 0's embeddings of the first test images at unit length,
-                 rotated onto their principal directions (not centred, so that cosines stay what they are).
-checks.csv       what a notebook measured without training a model: check, seed, value.
-"""
-
-import json
-from dataclasses import asdict, replace
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
-
-from study.probes.evaluation import unit_rows
-from study.runs.execution import optimisation_settings
-from study.runs.shared import images_of
-from study.training.compute import LAPTOP
-
-COLUMNS = [
-    "method",
-    "variant",
-    "regime",
-    "trained_on",
-    "dataset",
-    "shots",
-    "seed",
-    "epoch",
-    "metric",
-    "value",
-    "seconds",
-    "settings",
-]
 CURVE_COLUMNS = ["method", "variant", "regime", "trained_on", "shots", "seed", "epoch", "loss", "validation_accuracy"]
 MAP_IMAGES, MAP_DIMENSIONS = 2000, 50  # of embedding_<shots>
 
