@@ -37,7 +37,7 @@ class Architecture:
 
     name              a timm name
     stem              "cifar": the first convolution of a ResNet is 3 x 3 with stride 1, without max-pooling, as SupCon has it
-                      for images of 32 pixels; "timm": as timm has it
+                      for images of 32 pixels; "strided": the same with stride 2; "timm": as timm has it
     frozen_statistics whether batch norm keeps the mean and variance that came with the weights while its scale and shift learn.
                       A few images of each class are too few to estimate them anew.
     frozen_stages     how many of the first stages keep their weights, and with them the stem; 0: everything learns
@@ -225,10 +225,14 @@ def _freeze_stages(backbone, shape):
 
 
 def _change_stem(backbone, shape):
-    """The stem "cifar": its convolution starts at random, whatever the weights."""
-    if shape.stem != "cifar" or not isinstance(getattr(backbone, "maxpool", None), nn.MaxPool2d):
-        raise ValueError(f'stem {shape.stem!r} of {shape.name}: expected "timm", or "cifar" with one of timm\'s ResNets.')
-    backbone.conv1 = nn.Conv2d(3, backbone.bn1.num_features, kernel_size=3, padding=1, bias=False)
+    """The stems "cifar" and "strided": their convolution starts at random, whatever the weights."""
+    strides = {"cifar": 1, "strided": 2}
+    if shape.stem not in strides or not isinstance(getattr(backbone, "maxpool", None), nn.MaxPool2d):
+        raise ValueError(
+            f'stem {shape.stem!r} of {shape.name}: expected "timm", or "cifar" or "strided" with one of timm\'s ResNets.'
+        )
+    features = backbone.bn1.num_features
+    backbone.conv1 = nn.Conv2d(3, features, kernel_size=3, stride=strides[shape.stem], padding=1, bias=False)
     nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's
     backbone.maxpool = nn.Identity()
 
