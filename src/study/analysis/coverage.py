@@ -61,8 +61,7 @@ def coverage(scenario, draws, tuning_draws, studies=500, replicates=500, seed=0)
     for study in range(studies):
         methods = scenario.study(draws + tuning_draws, rng)
         arms = [
-            Arm(v[:, :draws], correct[:, :draws], coefficient)
-            for (v, correct), coefficient in zip(methods, (1, -1), strict=True)
+            Arm(v[:, :draws], correct[:, :draws], coefficient) for (v, correct), coefficient in zip(methods, (1, -1), strict=True)
         ]
         bounds = [nested_bootstrap(arms, tuning_draws, replicates, seed=study).interval()]
         chosen = [correct[v[:, draws:].mean(1).argmax(), :draws].mean(1) for v, correct in methods]  # (R,) each
