@@ -21,9 +21,9 @@ def whole(path):
     Raises OSError that names path where its disk is full, or its folder must not be written to.
     """
     path = Path(path)
-    unfinished = path.with_name(f".unfinished-{secrets.token_hex(4)}-{path.name}")  # Git and DVC ignore the name
     with disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = beside(path)
         for left in path.parent.glob(f".unfinished-*-{glob.escape(path.name)}"):
             if time.time() - left.stat().st_mtime > LEFT_AFTER:
                 left.unlink(missing_ok=True)
@@ -38,6 +38,11 @@ def write_text(path, text):
     """Write text to path, whole or not at all."""
     with whole(path) as unfinished:
         unfinished.write_text(text)
+
+
+def beside(path):
+    """A path for what is not complete yet, in the same folder and of the same kind. Git and DVC ignore the name."""
+    return path.with_name(f".unfinished-{secrets.token_hex(4)}-{path.name}")
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def key(run, setup, reads):
 
     reads  a _Reads; what a run reads is looked at once for all runs that share it.
     """
-    special = {Setup: lambda other: _of_setup(other, run, reads), str: reads.of_text}
+    special = {Setup: lambda other: _of_setup(other, run, reads), str: reads.of_text, data.ImageFiles: _of_pictures}
     described = {part.name: getattr(run, part.name) for part in fields(Run)}
     return digest([_environment(), setup, described], special)
 
@@ -145,14 +145,12 @@ def _of_dataset(name):
     except FileNotFoundError as error:
         raise Undigestible(f"data set {name} is not there: {error}") from None
     test_images, test_labels = images.test.open("a digest of what runs read")
-    pixels = [_of_images(part) for part in (images.train_images, test_images)]
-    return bytes.fromhex(digest([*pixels, images.train_labels, test_labels, list(images.classes), images.flips]))
+    parts = [images.train_images, images.train_labels, test_images, test_labels, list(images.classes), images.flips]
+    return bytes.fromhex(digest(parts, {data.ImageFiles: _of_pictures}))
 
 
-def _of_images(images):
-    if isinstance(images, data.ImageFiles):
-        return of_bytes(*(_of_file(os.fsdecode(path)) for path in images.paths))
-    return images
+def _of_pictures(images):
+    return of_bytes(*(_of_file(os.fsdecode(path)) for path in images.paths))
 
 
 def _of_split(shared, name):

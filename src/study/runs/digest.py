@@ -76,7 +76,7 @@ class _Walk:
             return stands_for
         if x is None or x is Ellipsis or kind in (bool, int, float, complex, bytes):
             return repr(x).encode()
-        if kind is str or isinstance(x, PurePath):
+        if isinstance(x, str | PurePath):
             return self._text(x)
         if kind in (list, tuple):
             return self._all(*x)
