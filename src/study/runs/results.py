@@ -25,6 +25,7 @@ from study.probes.evaluation import unit_rows
 from study.runs.execution import optimisation_settings
 from study.runs.shared import images_of
 from study.training.compute import LAPTOP
+from study.writing import whole
 
 COLUMNS = [
     "method", "variant", "regime", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings",
@@ -41,9 +42,11 @@ def write_results(folder, *parts):
     long = write_runs(folder, pd.concat([table(outcomes, setup) for setup, outcomes in parts], ignore_index=True))
     outcomes = [outcome for _, of_part in parts for outcome in of_part]
     reported = [outcome for outcome in outcomes if outcome.run.variant == "main"]
-    curves(parts).to_csv(Path(folder) / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")
+    with whole(Path(folder) / "curves.csv") as unfinished:
+        curves(parts).to_csv(unfinished, index=False, float_format="%.6g", lineterminator="\n")
     trials = [outcome for outcome in outcomes if outcome.run.variant == "trial"]
-    np.savez_compressed(Path(folder) / "predictions.npz", **_arrays(reported, trials))
+    with whole(Path(folder) / "predictions.npz") as unfinished:
+        np.savez_compressed(unfinished, **_arrays(reported, trials))
     return long
 
 
@@ -142,6 +145,6 @@ def principal(embeddings, dimensions=MAP_DIMENSIONS):
 
 
 def _write(path, frame):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, lineterminator="\n")
+    with whole(path) as unfinished:
+        frame.to_csv(unfinished, index=False, lineterminator="\n")
     return frame
