@@ -12,6 +12,10 @@ predictions.npz  predictions_<shots> (seeds, N): the class that the linear probe
                  of shots alone: float16 (at most 2,000, at most 50), seed 0's embeddings of the first test images at unit length,
                  rotated onto their principal directions (not centred, so that cosines stay what they are).
 checks.csv       what a notebook measured without training a model: check, seed, value.
+
+01_data writes floors (see study.probes.floors) into the same two files. In the long table, method is the floor's name, variant is
+"floor", and the settings hold the floor's own setting and the number of images that it was fitted to. In its predictions.npz,
+predictions_floor_<shots> is (floors, seeds, N), and `floors` has their names (floors,).
 """
 
 import json
@@ -21,8 +25,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from study.probes.evaluation import unit_rows
+from study.probes.evaluation import accuracy, unit_rows
+from study.probes.floors import ON_EMBEDDINGS
 from study.runs.execution import optimisation_settings
+from study.runs.run import trained_on
 from study.runs.shared import images_of
 from study.training.compute import LAPTOP
 from study.writing import whole
@@ -61,6 +67,39 @@ def write_checks(folder, rows):
     return _write(Path(folder) / "checks.csv", pd.DataFrame(rows, columns=["check", "seed", "value"]))
 
 
+def write_floors(folder, readings, labels, setup, side):
+    """Write runs.csv and predictions.npz of floors, and return the long table.
+
+    readings  {(shots, seed): list of study.probes.floors.Reading}, the same floors for each.
+    labels    (N,) of the test images; side: pixels a side, of the images whose pixels were taken.
+    """
+    rows, arrays = [], {}
+    for (shots, seed), of_draw in readings.items():
+        images = trained_on(shots)
+        for r in of_draw:
+            regime = "scratch" if images["trained_on"] == "full" else "fine-tuning"  # of the methods that meet these images
+            identity = [r.name, "floor", regime, images["trained_on"], setup.dataset, images["shots"], seed, None]
+            settings = json.dumps(_floor_settings(r, setup, side), sort_keys=True)
+            rows.append([*identity, "accuracy", accuracy(r.predictions, labels), round(r.seconds, 2), settings])
+        arrays.setdefault(f"predictions_floor_{shots}", []).append([r.predictions for r in of_draw])
+        arrays["floors"] = [r.name for r in of_draw]
+    of_type = np.min_scalar_type(max(labels))
+    arrays = {k: v if k == "floors" else np.array(v, of_type).swapaxes(0, 1) for k, v in arrays.items()}
+    with whole(Path(folder) / "predictions.npz") as unfinished:
+        np.savez_compressed(unfinished, **arrays)
+    return write_runs(folder, pd.DataFrame(rows, columns=COLUMNS).astype({"shots": "Int64", "epoch": "Int64"}))
+
+
+def _floor_settings(reading, setup, side):
+    """What the columns of a run's settings are of a floor: without an encoder where it has pixels, and without training."""
+    record = {"encoder": "none", "weights": "none", "image_size": side}
+    if reading.name in ON_EMBEDDINGS:
+        record = {"encoder": _encoder_of(setup), "weights": setup.weights, "image_size": setup.image_size}
+    untrained = {"learning_rate": None, "epochs": 0, "batch_size": None, "evaluate_on": "test"}
+    own = {"pixels": images_of(setup.dataset).source, "floor_setting": reading.setting, "floor_images": reading.images}
+    return record | untrained | own
+
+
 def read_runs(path):
     """A long table as it was written: shots and epoch are whole numbers or blank."""
     return pd.read_csv(path, dtype={"shots": "Int64", "epoch": "Int64"})
@@ -82,7 +121,7 @@ def settings_of(run, setup):
     """{name: value} of all that a run was made with, its own settings among the rest."""
     record = {name: getattr(setup, name) for name in ("weights", "image_size")} | optimisation_settings(run, setup)
     record["pixels"] = images_of(setup.dataset).source
-    record["encoder"] = setup.encoder if isinstance(setup.encoder, str) else asdict(setup.encoder)
+    record["encoder"] = _encoder_of(setup)
     record |= {"classifier": run.classifier, "evaluate_on": run.evaluate_on}
     if run.trained_on != "features":
         record["augmentation"] = setup.recipe.augmentation
@@ -94,6 +133,10 @@ def settings_of(run, setup):
     if run.queue:
         record |= {"queue_size": run.queue.size, "momentum": run.queue.momentum}
     return record | run.settings
+
+
+def _encoder_of(setup):
+    return setup.encoder if isinstance(setup.encoder, str) else asdict(setup.encoder)
 
 
 def curves(parts):
