@@ -6,11 +6,11 @@ runs.csv         the long table, a row per run and metric, with COLUMNS.
                  "few-shot". variant is a name without numbers: the numbers are in settings, one JSON object, which
                  study.tables.with_settings spreads into columns. epoch is blank, or that of a metric measured after every epoch.
 curves.csv       a row per epoch of each reported run, with CURVE_COLUMNS; validation_accuracy is blank where it was not recorded.
-predictions.npz  predictions_<shots> (seeds, N): the class that the linear probe of each reported run gives to each test image,
-                 in the smallest unsigned integers; <shots> is "full" for runs on all images. trials_<shots> (settings, seeds, N):
-                 the same of every setting tried, in the order of runs.csv. embedding_<shots>, for the first number
-                 of shots alone: float16 (at most 2,000, at most 50), seed 0's embeddings of the first test images at unit length,
-                 rotated onto their principal directions (not centred, so that cosines stay what they are).
+predictions.npz  <variant>_<shots> (runs, N): the class that the linear probe of each run on the whole encoder gives to each test
+                 image, in the smallest unsigned integers; a row for each run of this variant, in the order of runs.csv; <shots> is
+                 "full" for runs on all images. embedding_<shots>, for the first number of shots alone: float16 (at most 2,000, at
+                 most 50), seed 0's embeddings of the first test images by the reported run, at unit length, rotated onto their
+                 principal directions (not centred, so that cosines stay what they are).
 checks.csv       what a notebook measured without training a model: check, seed, value.
 
 01_data writes floors (see study.probes.floors) into the same two files. In the long table, method is the floor's name, variant is
@@ -41,18 +41,16 @@ MAP_IMAGES, MAP_DIMENSIONS = 2000, 50  # of embedding_<shots>
 
 
 def write_results(folder, *parts):
-    """Write runs.csv and, of the reported runs (variant "main"), curves.csv and predictions.npz. Returns the long table.
+    """Write runs.csv, curves.csv and predictions.npz. Returns the long table.
 
     parts  (setup, outcomes) for each regime.
     """
     long = write_runs(folder, pd.concat([table(outcomes, setup) for setup, outcomes in parts], ignore_index=True))
     outcomes = [outcome for _, of_part in parts for outcome in of_part]
-    reported = [outcome for outcome in outcomes if outcome.run.variant == "main"]
     with whole(Path(folder) / "curves.csv") as unfinished:
         curves(parts).to_csv(unfinished, index=False, float_format="%.6g", lineterminator="\n")
-    trials = [outcome for outcome in outcomes if outcome.run.variant == "trial"]
     with whole(Path(folder) / "predictions.npz") as unfinished:
-        np.savez_compressed(unfinished, **_arrays(reported, trials))
+        np.savez_compressed(unfinished, **_arrays(outcomes))
     return long
 
 
@@ -152,30 +150,18 @@ def curves(parts):
     return pd.DataFrame(rows, columns=CURVE_COLUMNS).astype({"shots": "Int64"})
 
 
-def _arrays(reported, trials):
+def _arrays(outcomes):
     """The arrays of predictions.npz."""
-    groups, arrays = _by_shots(reported), {}
-    for shots, group in groups.items():
-        arrays[f"predictions_{shots}"] = _stacked(group)
-    for shots, group in _by_shots(trials).items():
-        of_all, seeds = _stacked(group), len({outcome.run.seed for outcome in group})
-        arrays[f"trials_{shots}"] = of_all.reshape(-1, seeds, of_all.shape[1])
-    first = next(iter(groups))
-    of_first_seed = [outcome.embeddings for outcome in groups[first] if outcome.run.seed == 0]
-    return arrays | {f"embedding_{first}": principal(z[:MAP_IMAGES]) for z in of_first_seed if z is not None}
-
-
-def _by_shots(outcomes):
-    groups = {}
+    groups, arrays = {}, {}
     for outcome in outcomes:
-        groups.setdefault(outcome.run.shots or "full", []).append(outcome)
-    return groups
-
-
-def _stacked(outcomes):
-    """(runs, N) predictions, in the smallest unsigned integers."""
-    predictions = np.stack([outcome.predictions for outcome in outcomes])
-    return predictions.astype(np.min_scalar_type(predictions.max()))
+        if outcome.run.trained_on != "features" and outcome.run.evaluate_on == "test":
+            groups.setdefault((outcome.run.variant, outcome.run.shots or "full"), []).append(outcome)
+    for (variant, shots), group in groups.items():
+        predictions = np.stack([outcome.predictions for outcome in group])
+        arrays[f"{variant}_{shots}"] = predictions.astype(np.min_scalar_type(predictions.max()))
+    first = next(shots for variant, shots in groups if variant == "main")
+    of_first_seed = [outcome.embeddings for outcome in groups["main", first] if outcome.run.seed == 0]
+    return arrays | {f"embedding_{first}": principal(z[:MAP_IMAGES]) for z in of_first_seed if z is not None}
 
 
 def principal(embeddings, dimensions=MAP_DIMENSIONS):
