@@ -65,6 +65,12 @@ class Results:
         runs = with_settings(read_runs(existing(self.folder / key / "runs.csv", key)))
         return runs[(runs.dataset == self.dataset) & (runs.trained_on != "features")]
 
+    def floors(self, shots):
+        """{name: (draws, M) whether a floor is right on each test image}, for a number of images per class or "full"."""
+        arrays = self.predictions("data")
+        right = arrays[f"predictions_floor_{shots}"] == self.labels  # (floors, draws, M)
+        return dict(zip(arrays["floors"].tolist(), right, strict=True))
+
     def predictions(self, key):
         with np.load(existing(self.folder / key / "predictions.npz", key)) as file:
             return dict(file)

@@ -7,10 +7,10 @@ runs.csv         the long table, a row per run and metric, with COLUMNS.
                  study.tables.with_settings spreads into columns. epoch is blank, or that of a metric measured after every epoch.
 curves.csv       a row per epoch of each reported run, with CURVE_COLUMNS; validation_accuracy is blank where it was not recorded.
 predictions.npz  <variant>_<shots> (runs, N): the class that the linear probe of each run on the whole encoder gives to each test
-                 image, in the smallest unsigned integers; a row for each run of this variant, in the order of runs.csv; <shots> is
-                 "full" for runs on all images. embedding_<shots>, for the first number of shots alone: float16 (at most 2,000, at
-                 most 50), seed 0's embeddings of the first test images by the reported run, at unit length, rotated onto their
-                 principal directions (not centred, so that cosines stay what they are).
+                 image, in the smallest unsigned integers; a row for each run of this variant, in the order of runs.csv; <shots>
+                 is "full" for runs on all images. embedding_<shots>, for the first number of shots alone: float16 (at most 2,000,
+                 at most 50), the embeddings of the first test images by the reported run of seed 0, at unit length, rotated onto
+                 their principal directions (not centred, so that cosines stay what they are).
 checks.csv       what a notebook measured without training a model: check, seed, value.
 
 01_data writes floors (see study.probes.floors) into the same two files. In the long table, method is the floor's name, variant is
