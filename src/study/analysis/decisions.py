@@ -13,7 +13,7 @@ in this order. The interval to show after look k of several has level 1 - nomina
 """
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 LEVEL = 0.05
 SUPPORTED, SMALLER, EQUIVALENT, OPPOSITE = "supported", "smaller than reported", "equivalent to none", "opposite"
@@ -124,18 +124,18 @@ def _boundaries(fractions, spent):
     The score s = z sqrt(t) moves by independent normal steps of variance t_k - t_{k-1}. Its density where no look has rejected
     is carried along on Gauss-Legendre nodes (Armitage, McPherson and Rowe, 1969).
     """
-    nodes, weights = np.polynomial.legendre.leggauss(201)
+    nodes, weights = np.polynomial.legendre.leggauss(101)
     boundaries, score, mass, before = [], np.zeros(1), np.ones(1), 0.0
     for t, probability in zip(fractions, spent, strict=True):
         step, root = np.sqrt(t - before), np.sqrt(t)
 
         def excess(z, root=root, step=step, score=score, mass=mass, probability=probability):
-            beyond = stats.norm.sf((z * root - score) / step) + stats.norm.cdf((-z * root - score) / step)
+            beyond = special.ndtr((score - z * root) / step) + special.ndtr((-z * root - score) / step)
             return mass @ beyond - probability
 
         z = optimize.brentq(excess, 0, FURTHEST, xtol=1e-12) if excess(FURTHEST) < 0 < excess(0) else FURTHEST
         boundaries.append(z)
         edge = z * root
-        density = stats.norm.pdf((edge * nodes[:, None] - score) / step) @ mass / step
+        density = np.exp(-(((edge * nodes[:, None] - score) / step) ** 2) / 2) @ mass / (step * np.sqrt(2 * np.pi))
         score, mass, before = edge * nodes, edge * weights * density, t
     return np.array(boundaries)
