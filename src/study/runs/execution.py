@@ -22,7 +22,7 @@ from study.runs.run import Outcome, Run, Trained
 from study.runs.setup import new_model
 from study.runs.shared import draw_name, features_of, images_of, splits_of
 from study.tables import images_in_words
-from study.training.compute import launch, place
+from study.training.compute import launch, one_core, place
 from study.training.loop import Diverged, train
 from study.training.model import Model, feature_encoder
 from study.training.optimisation import Optimisation
@@ -70,10 +70,9 @@ def execute(run, setup):
     Test images are sealed while a model is trained, and for a run judged on validation images to its end. A run that diverges
     has the accuracy of always naming the first class, and a metric `diverged_at_step`. None in processes but the main one.
     """
-    if setup.compute.runs_share_cores:
-        torch.set_num_threads(1)
     torch.manual_seed(run.seed)
-    return (_train_on_features if run.trained_on == "features" else _fine_tune)(run, setup)
+    with one_core(setup.compute):
+        return (_train_on_features if run.trained_on == "features" else _fine_tune)(run, setup)
 
 
 def optimisation_settings(run, setup):
