@@ -14,6 +14,6 @@ from study.runs.tuning import alternatives, as_reported, change_settings, choose
 
 __all__ = [
     "execute", "run_all", "extract_features", "frozen_batch", "Outcome", "Run", "Trained", "trained_on", "Recipe", "Setup",
-    "load_model", "new_model", "save_model", "draw_name", "read_runs", "table", "write_checks", "write_floors", "write_results", "write_runs",
-    "alternatives", "as_reported", "change_settings", "choose", "random_search", "reported", "trial_runs",
+    "load_model", "new_model", "save_model", "draw_name", "read_runs", "table", "write_checks", "write_floors", "write_results",
+    "write_runs", "alternatives", "as_reported", "change_settings", "choose", "random_search", "reported", "trial_runs",
 ]  # fmt: skip
