@@ -11,6 +11,7 @@ from study.runs.shared import images_of
 from study.training.compute import LAPTOP, Compute, place
 from study.training.model import Architecture, ImageEncoder, Model, architecture
 from study.training.optimisation import OPTIMIZERS
+from study.writing import whole
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,20 @@ def new_model(setup):
     return Model(encoder, encoder.dim, classes=len(images_of(setup.dataset).classes), **heads)
 
 
-@lru_cache(2)
+def save_model(model, path):
+    """Write the weights of a model to path, for load_model."""
+    with whole(path) as unfinished, unfinished.open("wb") as file:  # of an open file: a path's name would go into it
+        torch.save(model.state_dict(), file)
+
+
 def load_model(setup, path):
     """The model whose weights were saved at path, in eval mode. It stays in memory and is made without touching torch's random
     numbers, so an objective may ask for it at every step and a run does not depend on who asked first."""
-    existing(path, "cross_entropy")
+    return _model(setup, path, existing(path, "cross_entropy").stat().st_mtime_ns)
+
+
+@lru_cache(2)
+def _model(setup, path, _):
     with torch.random.fork_rng(devices=[]):
         model = new_model(setup)
     model.load_state_dict(torch.load(path, weights_only=True))
