@@ -2,6 +2,9 @@
 PYTHON ?= python3
 PROFILE ?= laptop
 DEVICE ?= cpu
+ifeq ($(CACHE),off)
+export SUPCL_RUNS := off
+endif
 BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -23,6 +26,9 @@ $(READY): requirements.txt pyproject.toml
 
 data: $(READY)  ## fetch Fashion-MNIST and check it against data.dvc; PROFILE=colour fetches CIFAR-10
 	@python -m study.data.fetch $(PROFILE)
+
+# Nothing that is to test the runs may take them from the cache.
+test cells notebooks: export SUPCL_RUNS := off
 
 repro: data  ## every notebook, figure, table and the paper from real data; PROFILE=colour on CIFAR-10, PROFILE=paper [PART=...] on GPUs
 ifeq ($(PROFILE),laptop)

@@ -23,6 +23,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 from study.analysis.comparison import read_runs, reported
+from study.analysis.decisions import holm
 from study.tables import interval
 
 LEVEL, POWER = 0.05, 0.8
@@ -191,13 +192,6 @@ def p_value(effects, margin=0.0):
         return 1.0
     error = np.std(effects, ddof=1) / np.sqrt(n)
     return float(2 * stats.t.sf(distance / error, n - 1)) if error > 0 else 0.0
-
-
-def holm(p):
-    """Adjusted p (Holm, 1979): the k-th smallest of m times m - k + 1, at least those before it, at most 1. A Series."""
-    ordered = p.sort_values()
-    adjusted = (ordered * np.arange(len(p), 0, -1)).cummax().clip(upper=1)
-    return adjusted.reindex(p.index)
 
 
 def detectable(sd, n):

@@ -6,12 +6,16 @@ runs.csv         the long table, a row per run and metric, with COLUMNS.
                  "few-shot". variant is a name without numbers: the numbers are in settings, one JSON object, which
                  study.tables.with_settings spreads into columns. epoch is blank, or that of a metric measured after every epoch.
 curves.csv       a row per epoch of each reported run, with CURVE_COLUMNS; validation_accuracy is blank where it was not recorded.
-predictions.npz  predictions_<shots> (seeds, N): the class that the linear probe of each reported run gives to each test image,
-                 in the smallest unsigned integers; <shots> is "full" for runs on all images. trials_<shots> (settings, seeds, N):
-                 the same of every setting tried, in the order of runs.csv. embedding_<shots>, for the first number
-                 of shots alone: float16 (at most 2,000, at most 50), seed 0's embeddings of the first test images at unit length,
-                 rotated onto their principal directions (not centred, so that cosines stay what they are).
+predictions.npz  <variant>_<shots> (runs, N): the class that the linear probe of each run on the whole encoder gives to each test
+                 image, in the smallest unsigned integers; a row for each run of this variant, in the order of runs.csv; <shots>
+                 is "full" for runs on all images. embedding_<shots>, for the first number of shots alone: float16 (at most 2,000,
+                 at most 50), the embeddings of the first test images by the reported run of seed 0, at unit length, rotated onto
+                 their principal directions (not centred, so that cosines stay what they are).
 checks.csv       what a notebook measured without training a model: check, seed, value.
+
+01_data writes floors (see study.probes.floors) into the same two files. In the long table, method is the floor's name, variant is
+"floor", and the settings hold the floor's own setting and the number of images that it was fitted to. In its predictions.npz,
+predictions_floor_<shots> is (floors, seeds, N), and `floors` has their names (floors,).
 """
 
 import json
@@ -21,10 +25,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from study.probes.evaluation import unit_rows
+from study.probes.evaluation import accuracy, unit_rows
+from study.probes.floors import ON_EMBEDDINGS
 from study.runs.execution import optimisation_settings
+from study.runs.run import trained_on
 from study.runs.shared import images_of
 from study.training.compute import LAPTOP
+from study.writing import whole
 
 COLUMNS = [
     "method", "variant", "regime", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings",
@@ -34,16 +41,16 @@ MAP_IMAGES, MAP_DIMENSIONS = 2000, 50  # of embedding_<shots>
 
 
 def write_results(folder, *parts):
-    """Write runs.csv and, of the reported runs (variant "main"), curves.csv and predictions.npz. Returns the long table.
+    """Write runs.csv, curves.csv and predictions.npz. Returns the long table.
 
     parts  (setup, outcomes) for each regime.
     """
     long = write_runs(folder, pd.concat([table(outcomes, setup) for setup, outcomes in parts], ignore_index=True))
     outcomes = [outcome for _, of_part in parts for outcome in of_part]
-    reported = [outcome for outcome in outcomes if outcome.run.variant == "main"]
-    curves(parts).to_csv(Path(folder) / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")
-    trials = [outcome for outcome in outcomes if outcome.run.variant == "trial"]
-    np.savez_compressed(Path(folder) / "predictions.npz", **_arrays(reported, trials))
+    with whole(Path(folder) / "curves.csv") as unfinished:
+        curves(parts).to_csv(unfinished, index=False, float_format="%.6g", lineterminator="\n")
+    with whole(Path(folder) / "predictions.npz") as unfinished:
+        np.savez_compressed(unfinished, **_arrays(outcomes))
     return long
 
 
@@ -56,6 +63,39 @@ def write_checks(folder, rows):
     """Write checks.csv, what a notebook measured without training a model, and return it: rows of (check, seed, value), where
     `check` says what the value is and its unit, and `seed` which batch it was measured on."""
     return _write(Path(folder) / "checks.csv", pd.DataFrame(rows, columns=["check", "seed", "value"]))
+
+
+def write_floors(folder, readings, labels, setup, side):
+    """Write runs.csv and predictions.npz of floors, and return the long table.
+
+    readings  {(shots, seed): list of study.probes.floors.Reading}, the same floors for each.
+    labels    (N,) of the test images; side: pixels a side, of the images whose pixels were taken.
+    """
+    rows, arrays = [], {}
+    for (shots, seed), of_draw in readings.items():
+        images = trained_on(shots)
+        for r in of_draw:
+            regime = "scratch" if images["trained_on"] == "full" else "fine-tuning"  # of the methods that meet these images
+            identity = [r.name, "floor", regime, images["trained_on"], setup.dataset, images["shots"], seed, None]
+            settings = json.dumps(_floor_settings(r, setup, side), sort_keys=True)
+            rows.append([*identity, "accuracy", accuracy(r.predictions, labels), round(r.seconds, 2), settings])
+        arrays.setdefault(f"predictions_floor_{shots}", []).append([r.predictions for r in of_draw])
+        arrays["floors"] = [r.name for r in of_draw]
+    of_type = np.min_scalar_type(max(labels))
+    arrays = {k: v if k == "floors" else np.array(v, of_type).swapaxes(0, 1) for k, v in arrays.items()}
+    with whole(Path(folder) / "predictions.npz") as unfinished:
+        np.savez_compressed(unfinished, **arrays)
+    return write_runs(folder, pd.DataFrame(rows, columns=COLUMNS).astype({"shots": "Int64", "epoch": "Int64"}))
+
+
+def _floor_settings(reading, setup, side):
+    """What the columns of a run's settings are of a floor: without an encoder where it has pixels, and without training."""
+    record = {"encoder": "none", "weights": "none", "image_size": side}
+    if reading.name in ON_EMBEDDINGS:
+        record = {"encoder": _encoder_of(setup), "weights": setup.weights, "image_size": setup.image_size}
+    untrained = {"learning_rate": None, "epochs": 0, "batch_size": None, "evaluate_on": "test"}
+    own = {"pixels": images_of(setup.dataset).source, "floor_setting": reading.setting, "floor_images": reading.images}
+    return record | untrained | own
 
 
 def read_runs(path):
@@ -79,7 +119,7 @@ def settings_of(run, setup):
     """{name: value} of all that a run was made with, its own settings among the rest."""
     record = {name: getattr(setup, name) for name in ("weights", "image_size")} | optimisation_settings(run, setup)
     record["pixels"] = images_of(setup.dataset).source
-    record["encoder"] = setup.encoder if isinstance(setup.encoder, str) else asdict(setup.encoder)
+    record["encoder"] = _encoder_of(setup)
     record |= {"classifier": run.classifier, "evaluate_on": run.evaluate_on}
     if run.trained_on != "features":
         record["augmentation"] = setup.recipe.augmentation
@@ -91,6 +131,10 @@ def settings_of(run, setup):
     if run.queue:
         record |= {"queue_size": run.queue.size, "momentum": run.queue.momentum}
     return record | run.settings
+
+
+def _encoder_of(setup):
+    return setup.encoder if isinstance(setup.encoder, str) else asdict(setup.encoder)
 
 
 def curves(parts):
@@ -106,30 +150,18 @@ def curves(parts):
     return pd.DataFrame(rows, columns=CURVE_COLUMNS).astype({"shots": "Int64"})
 
 
-def _arrays(reported, trials):
+def _arrays(outcomes):
     """The arrays of predictions.npz."""
-    groups, arrays = _by_shots(reported), {}
-    for shots, group in groups.items():
-        arrays[f"predictions_{shots}"] = _stacked(group)
-    for shots, group in _by_shots(trials).items():
-        of_all, seeds = _stacked(group), len({outcome.run.seed for outcome in group})
-        arrays[f"trials_{shots}"] = of_all.reshape(-1, seeds, of_all.shape[1])
-    first = next(iter(groups))
-    of_first_seed = [outcome.embeddings for outcome in groups[first] if outcome.run.seed == 0]
-    return arrays | {f"embedding_{first}": principal(z[:MAP_IMAGES]) for z in of_first_seed if z is not None}
-
-
-def _by_shots(outcomes):
-    groups = {}
+    groups, arrays = {}, {}
     for outcome in outcomes:
-        groups.setdefault(outcome.run.shots or "full", []).append(outcome)
-    return groups
-
-
-def _stacked(outcomes):
-    """(runs, N) predictions, in the smallest unsigned integers."""
-    predictions = np.stack([outcome.predictions for outcome in outcomes])
-    return predictions.astype(np.min_scalar_type(predictions.max()))
+        if outcome.run.trained_on != "features" and outcome.run.evaluate_on == "test":
+            groups.setdefault((outcome.run.variant, outcome.run.shots or "full"), []).append(outcome)
+    for (variant, shots), group in groups.items():
+        predictions = np.stack([outcome.predictions for outcome in group])
+        arrays[f"{variant}_{shots}"] = predictions.astype(np.min_scalar_type(predictions.max()))
+    first = next(shots for variant, shots in groups if variant == "main")
+    of_first_seed = [outcome.embeddings for outcome in groups["main", first] if outcome.run.seed == 0]
+    return arrays | {f"embedding_{first}": principal(z[:MAP_IMAGES]) for z in of_first_seed if z is not None}
 
 
 def principal(embeddings, dimensions=MAP_DIMENSIONS):
@@ -142,6 +174,6 @@ def principal(embeddings, dimensions=MAP_DIMENSIONS):
 
 
 def _write(path, frame):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, lineterminator="\n")
+    with whole(path) as unfinished:
+        frame.to_csv(unfinished, index=False, lineterminator="\n")
     return frame

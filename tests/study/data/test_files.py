@@ -584,7 +584,7 @@ def test_the_page_s_example_prepares_a_folder_of_pictures(colours, tmp_path):
     plt.close("all")
     arrays = {path.name for path in (tmp_path / "arrays" / "data").iterdir()}
     assert arrays == {"splits.npz", "features_train.npy", "features_test.npy"}
-    assert len(list((tmp_path / "data" / "figures").glob("*.png"))) == 4
+    assert len(list((tmp_path / "data" / "figures").glob("*.png"))) == 5
 
 
 def test_the_page_lists_every_data_set_with_its_size_and_where_it_is_from():

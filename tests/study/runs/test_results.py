@@ -38,10 +38,12 @@ def test_table_has_a_row_per_run_and_metric_with_settings_as_json(setup):
         "encoder": "test_resnet", "weights": "none", "image_size": 32, "weight_decay": 0.01, "batch_size": 32,
         "learning_rate": 0.003, "epochs": 2, "classifier": "probe", "evaluate_on": "test", "temperature": 0.1,
         "optimizer": "adamw", "warm_up": 0.1, "final": 4e-6, "layer_decay": None, "augmentation": "crop",
+        "pixels": "digits of scikit-learn",
     }  # fmt: skip
     assert features == {
         "encoder": "test_resnet", "weights": "none", "image_size": 32, "weight_decay": 0.01, "batch_size": 50,
         "learning_rate": 0.01, "epochs": 2, "classifier": "own", "evaluate_on": "test", "optimizer": "adamw",
+        "pixels": "digits of scikit-learn",
     }  # fmt: skip
 
 
