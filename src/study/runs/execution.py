@@ -88,13 +88,20 @@ def _fine_tune(run, setup):
     images, splits = images_of(setup.dataset), splits_of(setup.shared)
     name = "train" if run.trained_on == "full" else draw_name(run.shots, run.seed)
     chosen, labels = _draw(run, splits, images.train_labels, name)
-    train_images, validation = images.train_images[chosen], splits["validation"][:1000]
+    train_images, validation = images.train_images[chosen], _validation_images(splits, run.seed)
     trained = Trained(run, setup, new_model(setup), partial(data.plain, size=setup.image_size), train_images, labels.numpy())
     augment = run.augment or data.AUGMENTATIONS[setup.recipe.augmentation]
     strength = {} if run.crop is None else {"smallest": run.crop}
     views = {"view": augment(setup.image_size, images.flips, **strength), "views": 2}
     held_back = images.train_images[validation], images.train_labels[validation]
     return _train_and_measure(trained, (train_images, labels), views, validation=held_back, test=images.test)
+
+
+def _validation_images(splits, seed):
+    """Indices of 1,000 validation images. Each draw has its own: images that all draws share would choose alike on all of them,
+    and the interval of a difference would not see it."""
+    held_back = splits["validation"]
+    return held_back[torch.randperm(len(held_back), generator=torch.Generator().manual_seed(seed))[:1000]]
 
 
 def _train_on_features(run, setup):
