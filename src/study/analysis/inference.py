@@ -120,8 +120,8 @@ def nested_bootstrap(arms, tuning_draws, replicates=2000, seed=0):
     estimate is a mean over images, whose bootstrap variance is that of the M summands over M.
 
     What the interval does not cover is another random search: it holds for the S settings that were tried. Nor does it cover
-    validation images that all draws share, which would choose alike on every draw: give each draw its own (study.analysis.coverage
-    shows the difference).
+    validation images that all draws share, which would choose alike on every draw: give each draw its own. The simulated studies
+    of study.analysis.coverage show the difference.
 
     arms          list of Arm, with the same R draws and M test images; their numbers of settings may differ.
     tuning_draws  between 1 and R - 1; about half of R covers best. The effect that is estimated depends on it, so it stays the
