@@ -1,6 +1,7 @@
 """The runs of a cell as the arrays that study.analysis.inference takes. A cell is a regime and a number of labels, such as
 "fine-tuning/20" or "scratch/full"; an arm is a method in it, or a variant of one, with the settings among which it is tuned."""
 
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -70,6 +71,10 @@ class Results:
         arrays = self.predictions("data")
         right = arrays[f"predictions_floor_{shots}"] == self.labels  # (floors, draws, M)
         return dict(zip(arrays["floors"].tolist(), right, strict=True))
+
+    def registered(self, key):
+        """{id: digest} of the claims that were written down before the runs of a notebook."""
+        return json.loads(existing(self.folder / key / "registered.json", key).read_text())
 
     def predictions(self, key):
         with np.load(existing(self.folder / key / "predictions.npz", key)) as file:
