@@ -106,32 +106,27 @@ class Effect:
 def nested_bootstrap(arms, tuning_draws, replicates=2000, seed=0):
     """The expected contrast of test accuracies when every arm's setting is chosen on `tuning_draws` draws and scored on others.
 
-        The estimate is cross-fitted: for every way to take `tuning_draws` of the R draws (500 random ones where there are more), each
-        arm's setting with the highest mean validation accuracy on them is scored on the other draws; the mean over all this is
-        unbiased for the expectation over draws, runs, choices and images.
+    The estimate is cross-fitted: for every way to take `tuning_draws` of the R draws (500 random ones where there are more), each
+    arm's setting with the highest mean validation accuracy on them is scored on the other draws; the mean over all this is
+    unbiased for the expectation over draws, runs, choices and images.
 
-        Draws: every replicate resamples the R draws with replacement, the same for all arms, and repeats all of this. A split divides
-        the distinct draws, so no draw serves for the choice and the score; a draw that was taken twice counts twice on its side.
-        The standard deviation of the replicates is widened by sqrt(R / (R - 1)), as resampling so few draws understates it, and the
-        intervals of Effect use Student's t: percentiles of the replicates cover too rarely with four to ten draws (Hesterberg, 2015).
-        With one setting an arm, the interval is the t-interval over draws, up to simulation error.
+    Draws: every replicate resamples the R draws with replacement, the same for all arms, and repeats all of this. A split divides
+    the distinct draws, so no draw serves for the choice and the score; a draw that was taken twice counts twice on its side.
+    The standard deviation of the replicates is widened by sqrt(R / (R - 1)), as resampling so few draws understates it, and the
+    intervals of Effect use Student's t: percentiles of the replicates cover too rarely with four to ten draws (Hesterberg, 2015).
+    With one setting an arm, the interval is the t-interval over draws, up to simulation error.
 
-        Images: choices do not depend on the test images, so resampling them, the same for all arms, needs no replicates. The
-        estimate is a mean over images, whose bootstrap variance is that of the M summands over M.
+    Images: choices do not depend on the test images, so resampling them, the same for all arms, needs no replicates. The
+    estimate is a mean over images, whose bootstrap variance is that of the M summands over M.
 
-        What the interval does not cover is another random search: it holds for the S settings that were tried. Nor does it cover
-    <<<<<<< HEAD
-        validation images that all draws share, which choose alike on every draw: give each draw its own (study.analysis.coverage
-        shows the difference).
-    =======
-        validation images that all draws share, which would choose alike on every draw: give each draw its own. The simulated studies
-        of study.analysis.coverage show the difference.
-    >>>>>>> 293c157fd01e81eec13eeb5c13f07c0a8670b6ac
+    What the interval does not cover is another random search: it holds for the S settings that were tried. Nor does it cover
+    validation images that all draws share, which would choose alike on every draw: give each draw its own. The simulated studies
+    of study.analysis.coverage show the difference.
 
-        arms          list of Arm, with the same R draws and M test images; their numbers of settings may differ.
-        tuning_draws  between 1 and R - 1; about half of R covers best. The effect that is estimated depends on it, so it stays the
-                      same when draws are added.
-        Returns an Effect in points. Raises ValueError for fewer than four draws, or arms whose draws or images differ.
+    arms          list of Arm, with the same R draws and M test images; their numbers of settings may differ.
+    tuning_draws  between 1 and R - 1; about half of R covers best. The effect that is estimated depends on it, so it stays the
+                  same when draws are added.
+    Returns an Effect in points. Raises ValueError for fewer than four draws, or arms whose draws or images differ.
     """
     draws, images = _common_shape(arms)
     if draws < MIN_DRAWS or not 1 <= tuning_draws < draws:
