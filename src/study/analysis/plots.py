@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
+from study.analysis import decisions
 from study.analysis.comparison import label_point
 from study.analysis.ledger import CONTRADICTED, INCONCLUSIVE, REFUTED, SUPPORTED, VERIFIED
 from study.figures import COLUMN, GREY, dot
@@ -46,6 +47,33 @@ def headline_figure(differences, margin):
         ax.set_xlabel("points above cross-entropy")
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].invert_yaxis()
+    return fig
+
+
+REGISTERED = {  # colour of a verdict on a claim that was written down beforehand
+    decisions.SUPPORTED: "#0072b2", decisions.SMALLER: "#56b4e9", decisions.EQUIVALENT: "#009e73",
+    decisions.OPPOSITE: "#d55e00", decisions.UNDECIDED: "#7f7f7f", decisions.NOT_TESTABLE: "#bbbbbb",
+}  # fmt: skip
+
+
+def registered_figure(claims):
+    """A line for each claim of judgement.claims_table: its effect with the interval in the colour of its verdict, a grey bar for
+    the smallest effect of interest, and a cross at the gain that the paper reports."""
+    claims = claims.sort_values("family", kind="stable")
+    fig, ax = plt.subplots(figsize=(1.6 * COLUMN, 0.8 + 0.2 * len(claims)))
+    for y, row in enumerate(claims.itertuples()):
+        ax.barh(y, 2 * row.margin, left=-row.margin, height=0.8, color=GREY, alpha=0.15, lw=0)
+        dot(ax, {"mean": row.effect, "low": row.low, "high": row.high}, y, REGISTERED[row.verdict])
+        if not np.isnan(row.reported):
+            ax.plot(row.reported, y, "x", color="black", ms=4)
+    ax.axvline(0, color=METHODS["CE"].colour, lw=1, zorder=0)
+    ax.axhline((claims.family == "confirmatory").sum() - 0.5, color=GREY, lw=0.8, ls="--")
+    ax.set_yticks(range(len(claims)), [f"{row.claim} ({row.cell})" for row in claims.itertuples()], fontsize=6)
+    ax.set_ylim(len(claims) - 0.5, -0.5)
+    ax.set_xlabel("points; above the dashed line: confirmatory claims", loc="right")
+    handles = [Line2D([], [], color=color, marker="o", ls="", ms=4, label=name) for name, color in REGISTERED.items()]
+    handles.append(Line2D([], [], color="black", marker="x", ls="", ms=4, label="reported by the paper"))
+    fig.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=6, frameon=False)
     return fig
 
 
