@@ -23,6 +23,7 @@ import pandas as pd
 from study.probes.evaluation import unit_rows
 from study.runs.execution import optimisation_settings
 from study.training.compute import LAPTOP
+from study.writing import whole
 
 COLUMNS = ["method", "variant", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings"]
 CURVE_COLUMNS = ["method", "variant", "trained_on", "shots", "seed", "epoch", "loss", "validation_accuracy"]
@@ -32,8 +33,10 @@ MAP_IMAGES, MAP_DIMENSIONS = 2000, 50  # of embedding_<shots>
 def write_results(folder, setup, outcomes):
     """Write runs.csv and, of the reported runs (variant "main"), curves.csv and predictions.npz. Returns the long table."""
     long, reported = write_runs(folder, table(outcomes, setup)), [o for o in outcomes if o.run.variant == "main"]
-    curves(reported).to_csv(Path(folder) / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")
-    np.savez_compressed(Path(folder) / "predictions.npz", **_arrays(reported))
+    with whole(Path(folder) / "curves.csv") as unfinished:
+        curves(reported).to_csv(unfinished, index=False, float_format="%.6g", lineterminator="\n")
+    with whole(Path(folder) / "predictions.npz") as unfinished:
+        np.savez_compressed(unfinished, **_arrays(reported))
     return long
 
 
@@ -114,6 +117,6 @@ def principal(embeddings, dimensions=MAP_DIMENSIONS):
 
 
 def _write(path, frame):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, lineterminator="\n")
+    with whole(path) as unfinished:
+        frame.to_csv(unfinished, index=False, lineterminator="\n")
     return frame
