@@ -108,16 +108,6 @@ def variants_table(runs):
     return table.merge(pd.concat(parts[1:] or parts), on=by, how="left", validate="one_to_one")
 
 
-def headline(table, verdicts):
-    """What `dvc metrics show` puts on one line: "CE 20", mean accuracy at 20 shots, for every method and number of shots, and how
-    many claims are supported and contradicted.
-
-    table: from results_table; verdicts (n,): those of the ledger.
-    """
-    accuracy = {f"{row['method']} {row['shots']}": round(row["mean"], 2) for row in table.to_dict("records")}
-    return accuracy | {verdict: int((verdicts == verdict).sum()) for verdict in ("supported", "contradicted")}
-
-
 def curve_summary(curves):
     """Mean and 95 % interval over seeds, by method, shots and epoch, of `relative_loss`, each run's loss over that of its
     first epoch, and of `validation_accuracy`, where it was recorded."""

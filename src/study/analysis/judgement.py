@@ -88,6 +88,14 @@ def claims_table(results, claims, protocol):
     return decisions.judge(pd.DataFrame(rows)).rename(columns={"estimate": "effect"})
 
 
+def headline(accuracy, claims):
+    """What `dvc metrics show` puts on one line: "CE 20", the accuracy by the linear probe with 20 labels per class, for every
+    method and cell, and how many claims have each verdict. From accuracy_table and claims_table."""
+    probe = accuracy[accuracy.read_out == READ_OUTS["probe_accuracy"]]
+    numbers = {f"{row.method} {row.labels}": round(row.mean, 2) for row in probe.itertuples()}
+    return numbers | {verdict: int(count) for verdict, count in claims.verdict.value_counts().items()}
+
+
 def clears_floor(results, cell, protocol):
     """(name of the cell's best floor, whether the interval of tuned cross-entropy's effect against it lies above 0)."""
     floors = results.floors(cell.split("/")[1])
