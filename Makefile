@@ -2,6 +2,9 @@
 PYTHON ?= python3
 PROFILE ?= laptop
 DEVICE ?= cpu
+ifeq ($(CACHE),off)
+export SUPCL_RUNS := off
+endif
 BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -24,6 +27,9 @@ $(READY): requirements.txt pyproject.toml
 data: $(READY)  ## fetch Fashion-MNIST and check it against data.dvc; PROFILE=colour fetches CIFAR-10
 	@python -m study.data.fetch $(PROFILE)
 
+# Nothing that is to test the runs may take them from the cache.
+test cells notebooks: export SUPCL_RUNS := off
+
 repro: data  ## every notebook, figure, table and the paper from real data; PROFILE=colour on CIFAR-10, PROFILE=paper [PART=...] on GPUs
 ifeq ($(PROFILE),laptop)
 	dvc repro
@@ -35,17 +41,20 @@ endif
 smoke: $(READY)  ## the same pipeline at toy size, into build/smoke-run
 	python -m study.pipeline smoke build/smoke-run
 
-test: $(READY)  ## lint, unit tests beside the whole pipeline at toy size, notebooks as tests
+# The first two start together, and the notebooks when one of them ends: the pipeline takes as long as the other two.
+test: $(READY)  ## lint, unit tests, notebooks as tests, and beside both the whole pipeline at toy size
 	ruff check .
 	ruff format --check .
-	$(MAKE) --jobs 2 units pipeline
-	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg $$(python -m study.pipeline list)
+	$(MAKE) --jobs 2 pipeline units cells
 
 units: $(READY)  ## the tests of supcl and study
 	pytest tests/supcl tests/study
 
 pipeline: $(READY)  ## the tests of the pipeline, which run it at toy size
 	pytest tests/pipeline
+
+cells: $(READY)  ## the notebooks as tests, one after another, as each reads what earlier ones wrote
+	pytest --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg $$(python -m study.pipeline list)
 
 tiny: $(READY)  ## the whole profile of the papers at toy size
 	pytest -m tiny --durations 1 tests
@@ -79,4 +88,4 @@ readme: $(READY)  ## put the tables of results/ into README.md
 lock:  ## recompile requirements.txt from pyproject.toml
 	uv pip compile --universal --python-version 3.11 --no-header --extra study --extra dev pyproject.toml -o requirements.txt
 
-.PHONY: help setup data repro smoke test units pipeline tiny bench compat verdicts mutants notebooks lab readme lock
+.PHONY: help setup data repro smoke test units pipeline cells tiny bench compat verdicts mutants notebooks lab readme lock

@@ -8,6 +8,7 @@ import numpy as np
 import seaborn as sns
 
 from study.methods import METHODS
+from study.writing import whole
 
 COLUMN = 3.4  # inches, the width of a column of the paper
 GREY = "#999999"
@@ -35,8 +36,8 @@ def colour_of(name):
 
 def save(fig, folder, name):
     """Write the figure as folder/name.png, for the paper and the README; it stays open for the notebook to show."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    fig.savefig(Path(folder) / f"{name}.png", metadata={"Software": None})
+    with whole(Path(folder) / f"{name}.png") as unfinished:
+        fig.savefig(unfinished, metadata={"Software": None})
 
 
 def picture_grid(rows, row_labels=None, captions=None, scale=0.5, greys=(None, None)):

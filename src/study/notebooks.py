@@ -4,13 +4,14 @@ A notebook's key is its file's name without the number: params.yaml, dvc.yaml an
 """
 
 import os
-import shutil
 import sys
 
 import nbformat
 from nbstripout import strip_output
 
 from study.paths import ROOT
+from study.progress import without_remarks
+from study.writing import disk_named, whole
 
 NOTEBOOKS = {path.stem.partition("_")[2]: path for path in sorted((ROOT / "notebooks").glob("[0-9]*_*.ipynb"))}  # key -> file
 # What papermill and its engine leave in an executed notebook that differs from run to run.
@@ -33,24 +34,31 @@ def write_clean(key, path):
 
 def execute(source, target, parameters):
     """Run the notebook source with parameters, into target, without what differs from run to run. A notebook that fails leaves
-    target as it was."""
+    target as it was, and itself, as far as it came, where a note on the error says."""
     import papermill  # takes longer to load than most commands run
 
     running = ROOT / "build" / "running" / target.name
     running.parent.mkdir(parents=True, exist_ok=True)
     # joblib replaces a worker whose memory has grown and says so at random times, which would end up in the notebook
     os.environ["PYTHONWARNINGS"] = "ignore:A worker stopped"
-    papermill.execute_notebook(
-        source, running, parameters, kernel_name="python3", cwd=ROOT, progress_bar=False, log_output=True,
-        stdout_file=sys.stdout, stderr_file=sys.stderr,
-        coalesce_streams=True,  # lines printed close together arrive as one output or as two, by chance
-    )  # fmt: skip
+    try:
+        with disk_named(running):
+            papermill.execute_notebook(
+                source, running, parameters, kernel_name="python3", cwd=ROOT, progress_bar=False, log_output=True,
+                stdout_file=sys.stdout, stderr_file=sys.stderr,
+                coalesce_streams=True,  # lines printed close together arrive as one output or as two, by chance
+            )  # fmt: skip
+    except Exception as error:
+        error.add_note(f"The notebook with its outputs up to this error: {running}")
+        raise
     executed = nbformat.read(running, as_version=4)
     for number, cell in enumerate(executed.cells):
         cell.id = str(number)
-    _write(_normalised(executed, keep=True), running)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(running, target)
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream":
+                output.text = without_remarks(output.text)
+    _write(_normalised(executed, keep=True), target)
+    running.unlink()
 
 
 def _normalised(notebook, keep):
@@ -59,5 +67,5 @@ def _normalised(notebook, keep):
 
 
 def _write(notebook, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, path)
+    with whole(path) as unfinished:
+        nbformat.write(notebook, unfinished)

@@ -17,6 +17,7 @@ import yaml
 from study import notebooks
 from study.notebooks import NOTEBOOKS
 from study.paths import ROOT
+from study.writing import whole, write_text
 
 CLEAN = Path("build") / "clean"  # these three are in the project's folder
 SECONDS = Path("build") / "seconds"
@@ -51,8 +52,7 @@ def methods():
     keys = _dvc_stages()["method"]["matrix"]["key"]
     files = sorted(path for key in keys for path in (ROOT / "results" / key).rglob("*") if path.is_file())
     lines = [f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(ROOT).as_posix()}\n" for path in files]
-    (ROOT / METHODS).parent.mkdir(exist_ok=True)
-    (ROOT / METHODS).write_text("".join(lines))
+    write_text(ROOT / METHODS, "".join(lines))
 
 
 def paper():
@@ -61,7 +61,8 @@ def paper():
 
     start = time.time()
     options = {"root": ROOT, "ignore_system_fonts": True, "timestamp": datetime.fromtimestamp(0, UTC)}
-    typst.compile(ROOT / "paper" / "paper.typ", output=ROOT / "paper" / "paper.pdf", **options)
+    with whole(ROOT / "paper" / "paper.pdf") as unfinished:
+        typst.compile(ROOT / "paper" / "paper.typ", output=unfinished, **options)
     _note_seconds("paper", start)
 
 
@@ -83,8 +84,7 @@ def _remove_older(folder, start):
 
 
 def _note_seconds(stage, start):
-    (ROOT / SECONDS).mkdir(parents=True, exist_ok=True)
-    (ROOT / SECONDS / f"{stage}.json").write_text(json.dumps(round(time.time() - start, 1)))
+    write_text(ROOT / SECONDS / f"{stage}.json", json.dumps(round(time.time() - start, 1)))
 
 
 # What people and the Makefile call
@@ -115,7 +115,7 @@ def smoke(folder):
     copy_project(folder)
     (folder / "data").mkdir()
     parameters = {key: notebooks.defaults(key) | {"results": "results"} for key in NOTEBOOKS}
-    (folder / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False))
+    write_text(folder / "params.yaml", yaml.safe_dump(parameters, sort_keys=False))
     repro(folder)
     summary(folder)
 
@@ -158,7 +158,7 @@ def copy_project(folder):
     (folder / ".dvc").mkdir(exist_ok=True)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots.html"):
         shutil.copy(ROOT / name, folder / name)
-    (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
+    write_text(folder / ".dvc" / "config.local", "[core]\n    no_scm = true\n")
 
 
 def _refuse_other_files(folder):

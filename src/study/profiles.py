@@ -18,6 +18,7 @@ import yaml
 
 from study import notebooks, pipeline
 from study.paths import ROOT
+from study.writing import write_text
 
 # What a part keeps at toy size where it differs from the laptop's; all else are the notebooks' own defaults.
 KINDS = {
@@ -116,7 +117,7 @@ def run_part(part, folder, **variables):
     (ROOT / "data").mkdir(exist_ok=True)  # where a data set is missing, its loader says so
     if not (folder / "data").exists():
         (folder / "data").symlink_to(ROOT / "data")
-    (folder / "params.yaml").write_text(yaml.safe_dump(part.stages, sort_keys=False))
+    write_text(folder / "params.yaml", yaml.safe_dump(part.stages, sort_keys=False))
     printed = pipeline.repro(folder, *map(pipeline.stages().get, part.stages), **variables)
     print(f"{part.name}: {folder / 'results'}")
     return printed

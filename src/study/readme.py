@@ -4,12 +4,13 @@ import pandas as pd
 
 from study.analysis.ledger import tally
 from study.paths import ROOT
+from study.writing import write_text
 
 
 def main():
     for page in PAGES:
         path = ROOT / page
-        path.write_text(with_results(page, path.read_text(), ROOT / "results"))
+        write_text(path, with_results(page, path.read_text(), ROOT / "results"))
 
 
 def with_results(page, text, results):

@@ -17,6 +17,8 @@ NO_RESULT = {
     "src/study/__init__.py",
     "src/study/benchmarks/__init__.py",
     "src/study/paths.py",
+    "src/study/writing.py",
+    "src/study/progress.py",
     "src/study/notebooks.py",
     "src/study/pipeline.py",
 }

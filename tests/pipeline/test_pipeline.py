@@ -196,6 +196,7 @@ def test_papermill_runs_a_notebook_with_parameters(project, tmp_path):
     [
         "build/clean/data.ipynb", "results/arrays/data/splits.npz", "runs/paper/supcon-cifar-10", "dvc_plots/x", "data/x",
         ".hypothesis/x", ".pytest_cache/x", ".ruff_cache/x", "mutants/x", "src/supcl.egg-info/x", ".dvc/cache/x", ".dvc/tmp/x",
+        ".runs/x", "results/supcon/.unfinished-1-runs.csv",
         "notebooks/.ipynb_checkpoints/x", "src/study/__pycache__/x", ".venv/x",
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed, parallel_config
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from study.methods import METHODS
 from study.paths import existing
@@ -221,4 +222,5 @@ def _differences(pairs, by):
 
 def _map(embeddings, seed):
     z = unit_rows(embeddings.astype(np.float32))
-    return TSNE(init="pca", perplexity=min(30, len(z) / 4), random_state=seed).fit_transform(z)
+    with threadpool_limits(1):  # as a worker has, also in the main process, where there is one worker
+        return TSNE(init="pca", perplexity=min(30, len(z) / 4), random_state=seed).fit_transform(z)

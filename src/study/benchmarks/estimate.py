@@ -17,6 +17,7 @@ from study.methods import METHODS
 from study.paths import ROOT
 from study.runs import alternatives
 from study.training.model import ImageEncoder, Model, Outputs, architecture
+from study.writing import whole
 
 PEAK = 312e12  # operations a second: an NVIDIA A100 in 16 bits, dense, by its data sheet
 UTILISATION = 0.3  # share of it that training reaches: our assumption
@@ -104,7 +105,8 @@ def of_part(part):
 
 def main(profile="paper"):
     table = pd.DataFrame([of_part(part) for part in profiles.read(profile)])
-    table.to_csv(ROOT / "results" / "estimates.csv", index=False, float_format="%.4g", lineterminator="\n")
+    with whole(ROOT / "results" / "estimates.csv") as unfinished:
+        table.to_csv(unfinished, index=False, float_format="%.4g", lineterminator="\n")
     print(table.to_string(index=False))
 
 

@@ -71,6 +71,11 @@ def load(name):
     )
 
 
+def is_name(text):
+    """Whether text names a data set, as load takes it."""
+    return text in _DATASETS or text.partition(":")[0] in files.SOURCES
+
+
 def _images(content):
     """An array (N, H, W, 3) of pixels as a tensor (N, 3, H, W), a list of paths as ImageFiles."""
     return torch.from_numpy(content).permute(0, 3, 1, 2) if isinstance(content, np.ndarray) else ImageFiles.of(content)

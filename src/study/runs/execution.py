@@ -16,11 +16,13 @@ from joblib import Parallel, delayed, parallel_config
 
 from study import data
 from study.probes import evaluation
+from study.progress import Progress
+from study.runs import cache
 from study.runs.run import Outcome, Run, Trained
 from study.runs.setup import new_model
 from study.runs.shared import draw_name, features_of, images_of, splits_of
 from study.tables import images_in_words
-from study.training.compute import launch, place
+from study.training.compute import launch, one_core, place
 from study.training.loop import Diverged, train
 from study.training.model import Model, feature_encoder
 from study.training.optimisation import Optimisation
@@ -30,23 +32,36 @@ HIDDEN = 256  # units of that MLP
 
 
 def run_all(runs, setup):
-    """Outcomes of all runs, in their order; prints a line as each one ends. On the CPU they go side by side, one on each core;
-    on a GPU, or where several processes share each run, one after another. Where torchrun has started this process with others,
-    outcomes are the main one's; the others get None for each."""
-    outcomes = []
-    for outcome in _executed(runs, setup):
+    """Outcomes of all runs, in their order; prints a line as each one ends. On the CPU they go side by side, one on each core,
+    and are taken from the cache if it has them; on a GPU, or where several processes share each run, they go one after another.
+    Where torchrun has started this process with others, outcomes are the main one's; the others get None for each."""
+    entries, outcomes = cache.look_up(runs, setup), []
+    progress = Progress(missing=sum(entry.outcome is None for entry in entries))
+    for entry, outcome in zip(entries, _executed(entries, setup), strict=True):
         outcomes.append(outcome)
         if outcome:
-            print(_progress_line(len(outcomes), len(runs), outcome), flush=True)
+            remark = progress.remark(entry.outcome is not None, entry.why_not)
+            print(_progress_line(len(outcomes), len(runs), outcome) + remark, flush=True)
     return outcomes
 
 
-def _executed(runs, setup):
+def _executed(entries, setup):
+    """Outcomes in the order of the cache's entries; those that it has not are executed."""
+    missing = [entry for entry in entries if entry.outcome is None]
     if not setup.compute.runs_share_cores:
-        yield from (launch(execute, run, setup, compute=setup.compute) for run in runs)
+        yield from (launch(execute, entry.run, setup, compute=setup.compute) for entry in missing)
         return
     with parallel_config("loky", inner_max_num_threads=1):
-        yield from Parallel(n_jobs=-1, return_as="generator")(delayed(execute)(run, setup) for run in runs)
+        fresh = Parallel(n_jobs=-1, return_as="generator")(delayed(execute_and_keep)(e.run, setup, e.file) for e in missing)
+        yield from (next(fresh) if entry.outcome is None else entry.outcome for entry in entries)
+
+
+def execute_and_keep(run, setup, file):
+    """execute, with the outcome stored in the cache at once; file None: it is not."""
+    outcome = execute(run, setup)
+    if file:
+        cache.store(file, outcome)
+    return outcome
 
 
 def execute(run, setup):
@@ -55,10 +70,9 @@ def execute(run, setup):
     Test images are sealed while a model is trained, and for a run judged on validation images to its end. A run that diverges
     has the accuracy of always naming the first class, and a metric `diverged_at_step`. None in processes but the main one.
     """
-    if setup.compute.runs_share_cores:
-        torch.set_num_threads(1)
     torch.manual_seed(run.seed)
-    return (_train_on_features if run.trained_on == "features" else _fine_tune)(run, setup)
+    with one_core(setup.compute):
+        return (_train_on_features if run.trained_on == "features" else _fine_tune)(run, setup)
 
 
 def optimisation_settings(run, setup):
@@ -102,7 +116,7 @@ def _train_on_features(run, setup):
 def _draw(run, splits, labels, name):
     """Indices and labels of the images to train on."""
     if run.draw:
-        return run.draw(splits, labels, run.seed)
+        return run.draw({part: splits[part] for part in ("train", "validation")}, labels, run.seed)
     return splits[name], labels[splits[name]]
 
 

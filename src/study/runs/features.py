@@ -10,7 +10,7 @@ from study import data
 from study.probes import evaluation
 from study.runs.setup import new_model
 from study.runs.shared import features_of, images_of, splits_of
-from study.training.compute import place
+from study.training.compute import one_core, place
 
 
 def extract_features(images, setup, size):
@@ -24,11 +24,10 @@ def extract_features(images, setup, size):
 
 
 def features_of_part(images, setup, size):
-    if setup.compute.runs_share_cores:
-        torch.set_num_threads(1)
     torch.manual_seed(0)  # with weights "none", every part needs the same encoder
-    model = new_model(setup).to(place(setup.compute).device).eval()
-    embeddings, _ = evaluation.outputs_of(model, images, partial(data.plain, size=size))
+    with one_core(setup.compute):
+        model = new_model(setup).to(place(setup.compute).device).eval()
+        embeddings, _ = evaluation.outputs_of(model, images, partial(data.plain, size=size))
     return embeddings.astype(np.float16)
 
 

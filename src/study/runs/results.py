@@ -30,6 +30,7 @@ from study.runs.execution import optimisation_settings
 from study.runs.run import trained_on
 from study.runs.shared import images_of
 from study.training.compute import LAPTOP
+from study.writing import whole
 
 COLUMNS = ["method", "variant", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings"]
 CURVE_COLUMNS = ["method", "variant", "trained_on", "shots", "seed", "epoch", "loss", "validation_accuracy"]
@@ -39,8 +40,10 @@ MAP_IMAGES, MAP_DIMENSIONS = 2000, 50  # of embedding_<shots>
 def write_results(folder, setup, outcomes):
     """Write runs.csv and, of the reported runs (variant "main"), curves.csv and predictions.npz. Returns the long table."""
     long, reported = write_runs(folder, table(outcomes, setup)), [o for o in outcomes if o.run.variant == "main"]
-    curves(reported).to_csv(Path(folder) / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")
-    np.savez_compressed(Path(folder) / "predictions.npz", **_arrays(reported))
+    with whole(Path(folder) / "curves.csv") as unfinished:
+        curves(reported).to_csv(unfinished, index=False, float_format="%.6g", lineterminator="\n")
+    with whole(Path(folder) / "predictions.npz") as unfinished:
+        np.savez_compressed(unfinished, **_arrays(reported))
     return long
 
 
@@ -72,7 +75,8 @@ def write_floors(folder, readings, labels, setup, side):
         arrays["floors"] = [r.name for r in of_draw]
     of_type = np.min_scalar_type(max(labels))
     arrays = {k: v if k == "floors" else np.array(v, of_type).swapaxes(0, 1) for k, v in arrays.items()}
-    np.savez_compressed(Path(folder) / "predictions.npz", **arrays)
+    with whole(Path(folder) / "predictions.npz") as unfinished:
+        np.savez_compressed(unfinished, **arrays)
     return write_runs(folder, pd.DataFrame(rows, columns=COLUMNS).astype({"shots": "Int64", "epoch": "Int64"}))
 
 
@@ -157,6 +161,6 @@ def principal(embeddings, dimensions=MAP_DIMENSIONS):
 
 
 def _write(path, frame):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, lineterminator="\n")
+    with whole(path) as unfinished:
+        frame.to_csv(unfinished, index=False, lineterminator="\n")
     return frame

@@ -35,9 +35,10 @@ class Run:
     mix            see training.loop.train, as for queue.
     optimizer      a name in OPTIMIZERS. None: the recipe's for the whole encoder, "adamw" on features.
     batch_size     None: the setup's.
-    draw           (splits: name -> indices, labels (N,) of all training images, seed) -> (indices (n,), labels (n,)): the images
-                   to train on and the labels that the run is given, right or wrong. None: the draw of this seed with `shots` of
-                   each class, or all training images. Evaluation is on images of the classes among these labels.
+    draw           (splits: "train" and "validation" -> indices, labels (N,) of all training images, seed) -> (indices (n,),
+                   labels (n,)): the images to train on and the labels that the run is given, right or wrong. None: the draw of
+                   this seed with `shots` of each class, or all training images. Evaluation is on images of the classes among
+                   these labels.
     augment        (size, flips) -> a function of a batch, for fine-tuning; None: the recipe's.
     extra_metrics  (Trained, inputs (M, ...), labels (M,)) -> {metric: value}, more to measure on the evaluated images.
     epoch_metrics  the same, on validation images after every epoch.

@@ -61,11 +61,14 @@ def new_model(setup):
     return Model(encoder, encoder.dim, classes=len(images_of(setup.dataset).classes), **heads)
 
 
-@lru_cache(2)
 def load_model(setup, path):
     """The model whose weights were saved at path, in eval mode. It stays in memory and is made without touching torch's random
     numbers, so an objective may ask for it at every step and a run does not depend on who asked first."""
-    existing(path, "cross_entropy")
+    return _model(setup, path, existing(path, "cross_entropy").stat().st_mtime_ns)
+
+
+@lru_cache(2)
+def _model(setup, path, _):
     with torch.random.fork_rng(devices=[]):
         model = new_model(setup)
     model.load_state_dict(torch.load(path, weights_only=True))

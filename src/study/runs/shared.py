@@ -15,19 +15,32 @@ def images_of(dataset):
     return data.load(dataset)
 
 
-@lru_cache(1)
 def splits_of(shared):
     """{name: indices} of the training and the validation part and of every draw: see draw_name."""
-    with np.load(existing(Path(shared) / "splits.npz", "data")) as arrays:
+    return _splits(*_version(existing(Path(shared) / "splits.npz", "data")))
+
+
+@lru_cache(1)
+def _splits(path, _):
+    with np.load(path) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
-@lru_cache(1)
 def features_of(dataset, shared):
     """Frozen features of the training images, and of the test images with their labels, held out as these are."""
-    paths = (existing(Path(shared) / f"features_{part}.npy", "data") for part in ("train", "test"))
-    train, test = (torch.from_numpy(np.load(path)) for path in paths)
+    paths = [existing(Path(shared) / f"features_{part}.npy", "data") for part in ("train", "test")]
+    return _features(dataset, *map(_version, paths))
+
+
+@lru_cache(1)
+def _features(dataset, *versions):
+    train, test = (torch.from_numpy(np.load(path)) for path, _ in versions)
     return train, data.HeldOut(test, images_of(dataset).test.open("labels of their features")[1])
+
+
+def _version(path):
+    """The path and when it was written: a process that lives long reads it again when it has changed."""
+    return path, path.stat().st_mtime_ns
 
 
 def draw_name(shots, seed):

@@ -1,10 +1,11 @@
 """A training run's state in a file, so that a run stopped anywhere goes on as if it had not been."""
 
-import os
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+from study.writing import whole
 
 
 class Checkpoint:
@@ -29,10 +30,8 @@ class Checkpoint:
         if self.place.rank == 0:
             state = {name: part.state_dict() for name, part in self.parts.items()}
             state |= {"settings": self.settings, "random": random, "progress": progress}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = self.path.with_name(self.path.name + ".unfinished")
-            torch.save(state, unfinished)
-            os.replace(unfinished, self.path)
+            with whole(self.path) as unfinished, unfinished.open("wb") as file:
+                torch.save(state, file)
 
     def load(self):
         """Put everything back and return the progress that was saved; None if there is no file. Raises ValueError, before

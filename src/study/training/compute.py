@@ -9,6 +9,7 @@ them, on one machine or several, and the same launch, train or run_all in a scri
 torch itself brings autocast, the scaler of fp16 and DistributedDataParallel; accelerate joins processes and starts them.
 """
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -23,6 +24,7 @@ import cloudpickle
 import joblib
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -85,6 +87,22 @@ class Compute:
 
 
 LAPTOP = Compute()
+
+
+@contextlib.contextmanager
+def one_core(compute):
+    """Where runs share the cores, torch and numpy compute with one thread inside, in the main process as in a worker. Several
+    threads add numbers up in another order, and the last digits would depend on the machine."""
+    if not compute.runs_share_cores:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Place(NamedTuple):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from made_up import METHODS, rows
 from numpy.testing import assert_allclose, assert_array_equal
+from threadpoolctl import threadpool_limits
 
 from study import tables
 from study.analysis import comparison
@@ -149,6 +150,15 @@ def test_maps_are_repeatable_and_keep_far_classes_apart():
     assert first["CE"].shape == (40, 2)
     distances = np.linalg.norm(first["CE"][:, None] - first["CE"], axis=-1) + 1e9 * np.eye(40)
     assert_array_equal(labels[distances.argmin(1)], labels)
+
+
+def test_maps_are_the_same_whatever_the_threads_of_a_process_that_is_its_own_worker(monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    embeddings, maps = {"CE": np.random.default_rng(0).normal(size=(500, 512)).astype(np.float16)}, []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            maps.append(comparison.maps(embeddings)["CE"])
+    assert_array_equal(*maps)
 
 
 def test_a_label_stands_where_its_class_is_purest():

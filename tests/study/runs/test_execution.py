@@ -7,6 +7,7 @@ import pytest
 import torch
 from small import cross_entropy
 from small_runs import FEATURES, FEW
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from study import data
@@ -27,6 +28,34 @@ def test_same_run_gives_the_same_numbers_and_another_seed_does_not(setup, run):
     assert list(first.metrics) == METRICS and np.isfinite(list(first.metrics.values())).all()
     assert first.metrics == again.metrics and first.losses == again.losses and len(first.losses) == 2
     assert first.metrics != other.metrics
+
+
+@pytest.fixture(params=[2, 4])
+def threads(request):
+    """So many threads for what this process computes by itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    with threadpool_limits(request.param):
+        yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("run", [FEW, FEATURES], ids=["few shot", "features"])
+def test_a_run_gives_the_same_numbers_in_a_process_of_several_threads_and_leaves_it_these(setup, run, threads):
+    with threadpool_limits(1):
+        alone = execute(run, setup)
+    among_others = execute(run, setup)
+    assert among_others.metrics == alone.metrics and among_others.losses == alone.losses
+    assert torch.get_num_threads() == threads
+
+
+def test_features_are_the_same_in_a_process_of_several_threads_which_it_keeps(setup, threads):
+    images = data.load("digits").train_images[:3]
+    several = features_of_part(images, setup, 32)
+    assert torch.get_num_threads() == threads
+    with threadpool_limits(1):
+        torch.set_num_threads(1)
+        assert np.array_equal(features_of_part(images, setup, 32), several)
 
 
 def test_run_on_features_learns_the_digits(setup):
