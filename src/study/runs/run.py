@@ -97,7 +97,7 @@ class Trained:
     setup: Setup
     model: torch.nn.Module  # in eval mode
     prepare: Callable  # images or features as `inputs` below -> what the model takes
-    inputs: torch.Tensor  # (N, ...), or ImageFiles, it was trained on; of more than 5,000 with frozen features about so many
+    inputs: torch.Tensor  # (N, ...), or ImageFiles, it was trained on; where there are many, some of them
     labels: np.ndarray  # (N,) that it was trained with
 
     def outputs(self, inputs):
