@@ -211,9 +211,7 @@ def rows_of_logits(logits: Tensor, labels: Tensor, embeddings: Tensor) -> tuple[
     if _reads_freely(labels):
         lowest, highest = (bound.item() for bound in labels.aminmax())
         if lowest < 0 or highest >= logits.shape[1]:
-            raise ValueError(
-                f"labels go from {lowest} to {highest}; expected 0 to {logits.shape[1] - 1}, the columns of logits."
-            )
+            raise ValueError(f"labels go from {lowest} to {highest}; expected 0 to {logits.shape[1] - 1}, the columns of logits.")
     _check_finite("logits", logits)
     return logits, labels
 

@@ -17,6 +17,7 @@ from joblib import Parallel, delayed, parallel_config
 from study import data
 from study.probes import evaluation
 from study.progress import Progress
+from study.registration import registered_now
 from study.runs import cache
 from study.runs.run import Outcome, Run, Trained
 from study.runs.setup import new_model
@@ -167,8 +168,9 @@ def _train_and_measure(trained, draw, views, validation, test):
     curve = [record["curve"] for record in records if run.curve]
     names = records[0].get("metrics", {}) if records else {}
     epoch_metrics = {name: [record["metrics"][name] for record in records] for name in names}
-    large = {"embeddings": embeddings, "model": trained.model.cpu()} if run.keep else {}
-    return Outcome(run, metrics | diverged, seconds, losses, curve, predictions, epoch_metrics, **large)
+    more = {"embeddings": embeddings, "model": trained.model.cpu()} if run.keep else {}
+    more["registered"] = registered_now()
+    return Outcome(run, metrics | diverged, seconds, losses, curve, predictions, epoch_metrics, **more)
 
 
 def _checkpoint(run, setup):
