@@ -31,7 +31,7 @@ def _crossed(place, hard, weight=0.9):
     return (Source("schane", "crossed", {"applied_to": place, "hardness": hardness, "weight": weight}),)
 
 
-TRICKS = ("MixUp-CutMix", "label smoothing", "teacher")
+TRICKS = ("MixUp-CutMix", "label smoothing", "teacher", "MixUp-CutMix, teacher")
 ARMS = {method.name: (Source(method.key),) for method in METHODS.values()} | {  # as notebooks/claims.yaml describes them
     "CE with GenSCL's tricks": (Source("cross_entropy"), *(Source("cross_entropy", trick) for trick in TRICKS)),
     "SupCon with L_in": (Source("supcon", "form in"),),
@@ -64,6 +64,12 @@ class Results:
     def runs(self, key):
         runs = with_settings(read_runs(existing(self.folder / key / "runs.csv", key)))
         return runs[(runs.dataset == self.dataset) & (runs.trained_on != "features")]
+
+    def floors(self, shots):
+        """{name: (draws, M) whether a floor is right on each test image}, for a number of images per class or "full"."""
+        arrays = self.predictions("data")
+        right = arrays[f"predictions_floor_{shots}"] == self.labels  # (floors, draws, M)
+        return dict(zip(arrays["floors"].tolist(), right, strict=True))
 
     def predictions(self, key):
         with np.load(existing(self.folder / key / "predictions.npz", key)) as file:

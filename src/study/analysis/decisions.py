@@ -13,7 +13,7 @@ in this order. The interval to show after look k of several has level 1 - nomina
 """
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 LEVEL = 0.05
 SUPPORTED, SMALLER, EQUIVALENT, OPPOSITE = "supported", "smaller than reported", "equivalent to none", "opposite"
@@ -28,7 +28,7 @@ def verdict(estimate, p, p_equivalence, p_smaller=1.0, testable=True):
     """The verdict on a claim, the first of these that holds; the words on intervals are the same rule for p as they come.
 
     not testable here       the cell's tuned cross-entropy does not clear the best floor: the lower bound of its effect against
-                            that floor is not above 0.
+                            that floor is not above 0. (The floors are one arm of nested_bootstrap, as if they were settings.)
     equivalent to none      p_equivalence < 0.05: the interval lies within the margin, on whichever side of 0.
     smaller than reported   p < 0.05, the estimate is positive, and p_smaller < 0.05: the interval lies between 0 and the gain.
     supported               p < 0.05 and the estimate is positive: the interval lies above 0.
@@ -124,18 +124,18 @@ def _boundaries(fractions, spent):
     The score s = z sqrt(t) moves by independent normal steps of variance t_k - t_{k-1}. Its density where no look has rejected
     is carried along on Gauss-Legendre nodes (Armitage, McPherson and Rowe, 1969).
     """
-    nodes, weights = np.polynomial.legendre.leggauss(201)
+    nodes, weights = np.polynomial.legendre.leggauss(101)
     boundaries, score, mass, before = [], np.zeros(1), np.ones(1), 0.0
     for t, probability in zip(fractions, spent, strict=True):
         step, root = np.sqrt(t - before), np.sqrt(t)
 
         def excess(z, root=root, step=step, score=score, mass=mass, probability=probability):
-            beyond = stats.norm.sf((z * root - score) / step) + stats.norm.cdf((-z * root - score) / step)
+            beyond = special.ndtr((score - z * root) / step) + special.ndtr((-z * root - score) / step)
             return mass @ beyond - probability
 
         z = optimize.brentq(excess, 0, FURTHEST, xtol=1e-12) if excess(FURTHEST) < 0 < excess(0) else FURTHEST
         boundaries.append(z)
         edge = z * root
-        density = stats.norm.pdf((edge * nodes[:, None] - score) / step) @ mass / step
+        density = np.exp(-(((edge * nodes[:, None] - score) / step) ** 2) / 2) @ mass / (step * np.sqrt(2 * np.pi))
         score, mass, before = edge * nodes, edge * weights * density, t
     return np.array(boundaries)

@@ -11,6 +11,7 @@ from study.runs.shared import images_of
 from study.training.compute import LAPTOP, Compute, place
 from study.training.model import Architecture, ImageEncoder, Model, architecture
 from study.training.optimisation import OPTIMIZERS
+from study.writing import whole
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ def new_model(setup):
     encoder = ImageEncoder(shape, setup.weights)
     heads = {name: getattr(shape, name) for name in ("projection_dim", "hidden", "classifier_scale")}
     return Model(encoder, encoder.dim, classes=len(images_of(setup.dataset).classes), **heads)
+
+
+def save_model(model, path):
+    """Write the weights of a model to path, for load_model."""
+    with whole(path) as unfinished, unfinished.open("wb") as file:  # of an open file: a path's name would go into it
+        torch.save(model.state_dict(), file)
 
 
 def load_model(setup, path):

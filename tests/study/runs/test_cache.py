@@ -138,7 +138,8 @@ def test_every_field_of_a_run_counts(setup, changes):
 SETUP_CHANGES = {
     "encoder": {"encoder": "test_vit"}, "head": {"encoder": {"name": "test_resnet", "projection_dim": 8}},
     "pixels": {"image_size": 24}, "batch": {"batch_size": 16}, "decay": {"weight_decay": 0.02},
-    "data": {"dataset": "mnist-sample"}, "recipe": {"recipe": Recipe(warm_up=0.2)}, "precision": {"compute": Compute(precision="bf16")},
+    "data": {"dataset": "mnist-sample"}, "recipe": {"recipe": Recipe(warm_up=0.2)},
+    "precision": {"compute": Compute(precision="bf16")},
 }  # fmt: skip
 
 
