@@ -20,10 +20,10 @@ from study import notebooks, pipeline
 from study.paths import ROOT
 from study.writing import write_text
 
-# What a part keeps at toy size, since it says in which way the part differs; all else are the notebooks' own defaults.
+# What a part keeps at toy size where it differs from the laptop's; all else are the notebooks' own defaults.
 KINDS = {
-    "shots", "base_shots", "learning_rate", "label_smoothing", "temperature", "hardness", "loss_weight", "weight", "positives",
-    "applied_to", "recipe", "weight_decay",
+    "shots", "floor_shots", "base_shots", "learning_rate", "label_smoothing", "temperature", "hardness", "loss_weight", "weight",
+    "positives", "applied_to", "recipe", "weight_decay",
 }  # fmt: skip
 
 
@@ -69,11 +69,13 @@ def _part(name, group, content):
 
 def tiny(part):
     """The part at toy size: the notebooks' defaults but for KINDS, the kind of encoder, and the precision."""
-    stages = {}
+    laptop, stages = yaml.safe_load((ROOT / "params.yaml").read_text()), {}
     for key, parameters in part.stages.items():
-        small = notebooks.defaults(key) | {name: value for name, value in parameters.items() if name in KINDS}
-        small |= {"results": "results", "compute": {"precision": "bf16"} if "precision" in parameters["compute"] else {}}
-        if "encoder" in parameters:
+        own = {name: value for name, value in parameters.items() if name in KINDS and value != laptop[key][name]}
+        small = notebooks.defaults(key) | own | {"results": "results"}
+        if "precision" in parameters.get("compute", {}):
+            small["compute"] = {"precision": "bf16"}
+        if parameters.get("encoder") != laptop[key].get("encoder"):
             small["encoder"] = _tiny_encoder(parameters["encoder"])
         stages[key] = small
     return replace(part, stages=stages)

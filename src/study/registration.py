@@ -73,6 +73,11 @@ def registration(claims):
     return {claim.id: claim.digest for claim in claims}
 
 
+def registered_now():
+    """The registration of the claims as the project has them now; empty in a project without such a file."""
+    return registration(load_claims()[0]) if (ROOT / "notebooks" / "claims.yaml").exists() else {}
+
+
 def common(registrations):
     """{id: digest} of the claims that are the same in all registrations."""
     first, *others = registrations
@@ -101,12 +106,13 @@ def refuse_unregistered(claims, stages):
 def _check_protocol(path, protocol):
     if protocol.keys() != PROTOCOL:
         raise ValueError(f"the protocol in {path} has {', '.join(protocol)}; expected {', '.join(sorted(PROTOCOL))}.")
-    looks, tuning_draws = protocol["looks"], protocol["tuning_draws"]
-    if looks != sorted(set(looks)) or not 1 <= tuning_draws < looks[0]:
-        raise ValueError(
-            f"the protocol in {path} has looks {looks} and {tuning_draws} tuning draws; expected growing numbers of draws, and "
-            "fewer draws for tuning than the first look has."
-        )
+    tuning_draws = protocol["tuning_draws"]
+    for cell, looks in protocol["looks"].items():
+        if looks != sorted(set(looks)) or not 1 <= tuning_draws < looks[0]:
+            raise ValueError(
+                f"the protocol in {path} has for {cell} looks {looks} and {tuning_draws} tuning draws; expected growing numbers "
+                "of draws, and fewer draws for tuning than the first look has."
+            )
 
 
 def _claim(path, entry, arms, protocol):

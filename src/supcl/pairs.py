@@ -208,10 +208,10 @@ def rows_of_logits(logits: Tensor, labels: Tensor, embeddings: Tensor) -> tuple[
             f"logits has {_found(logits)}; expected ({rows.numel()}, classes) floating point, a row for each embedding."
         )
     labels, logits = _classes("labels", labels, "embeddings", embeddings), _upcast(logits.flatten(0, -2))
-    if _reads_freely(labels) and len(labels) and not 0 <= labels.amin() <= labels.amax() < logits.shape[1]:
-        raise ValueError(
-            f"labels go from {labels.min()} to {labels.max()}; expected 0 to {logits.shape[1] - 1}, the columns of logits."
-        )
+    if _reads_freely(labels):
+        lowest, highest = (bound.item() for bound in labels.aminmax())
+        if lowest < 0 or highest >= logits.shape[1]:
+            raise ValueError(f"labels go from {lowest} to {highest}; expected 0 to {logits.shape[1] - 1}, the columns of logits.")
     _check_finite("logits", logits)
     return logits, labels
 

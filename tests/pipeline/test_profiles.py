@@ -105,6 +105,11 @@ def test_the_profile_in_colour_is_the_laptop_s_on_cifar_10():
     assert part.kept == "results/colour"
 
 
+def test_at_toy_size_the_profile_in_colour_is_the_smoke_profile():
+    small = profiles.tiny(profiles.read("colour")[0])
+    assert small.stages == {key: notebooks.defaults(key) | {"results": "results"} for key in small.stages}
+
+
 def test_results_in_colour_are_copied_to_where_git_keeps_them(part, tmp_path):
     chosen, folder, _ = part
     (tmp_path / "kept" / "data").mkdir(parents=True)

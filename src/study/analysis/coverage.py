@@ -33,7 +33,7 @@ class Scenario:
     draw: float = 1.2
     run: float = 1.0
     taste: float = 0.3
-    images: int = 2000
+    images: int = 10_000
     validation: int = 1000
     shared: bool = False
 

@@ -28,7 +28,7 @@ def verdict(estimate, p, p_equivalence, p_smaller=1.0, testable=True):
     """The verdict on a claim, the first of these that holds; the words on intervals are the same rule for p as they come.
 
     not testable here       the cell's tuned cross-entropy does not clear the best floor: the lower bound of its effect against
-                            that floor is not above 0.
+                            that floor is not above 0. (The floors are one arm of nested_bootstrap, as if they were settings.)
     equivalent to none      p_equivalence < 0.05: the interval lies within the margin, on whichever side of 0.
     smaller than reported   p < 0.05, the estimate is positive, and p_smaller < 0.05: the interval lies between 0 and the gain.
     supported               p < 0.05 and the estimate is positive: the interval lies above 0.

@@ -119,7 +119,9 @@ def nested_bootstrap(arms, tuning_draws, replicates=2000, seed=0):
     Images: choices do not depend on the test images, so resampling them, the same for all arms, needs no replicates. The
     estimate is a mean over images, whose bootstrap variance is that of the M summands over M.
 
-    What the interval does not cover is another random search: it holds for the S settings that were tried.
+    What the interval does not cover is another random search: it holds for the S settings that were tried. Nor does it cover
+    validation images that all draws share, which choose alike on every draw: give each draw its own (study.analysis.coverage
+    shows the difference).
 
     arms          list of Arm, with the same R draws and M test images; their numbers of settings may differ.
     tuning_draws  between 1 and R - 1; about half of R covers best. The effect that is estimated depends on it, so it stays the

@@ -39,6 +39,24 @@ def accuracy_table(results, cells, tuning_draws):
     return pd.DataFrame(rows, columns=ACCURACY)
 
 
+def differences_table(results, cells, tuning_draws):
+    """A row for each method but cross-entropy in each cell: its difference to tuned cross-entropy by the linear probe, in points,
+    with its interval; beside it the accuracy of cross-entropy, and the best floor, in percent."""
+    rows = []
+    for cell in cells:
+        floors = {name: 100 * right.mean() for name, right in results.floors(cell.split("/")[1]).items()}
+        best = max(floors, key=floors.get)
+        (reference,), _ = arms_of(results, cell, {"CE": 1.0})
+        beside = {"ce": nested_bootstrap([reference], tuning_draws).estimate, "floor": best, "floor_accuracy": floors[best]}
+        for name, method in METHODS.items():
+            if name != "CE" and has_runs(results, cell, method):
+                arms, _ = arms_of(results, cell, {name: 1.0, "CE": -1.0})
+                effect = nested_bootstrap(arms, tuning_draws)
+                low, high = effect.interval()
+                rows.append({"cell": cell, "method": name, "effect": effect.estimate, "low": low, "high": high} | beside)
+    return pd.DataFrame(rows)
+
+
 def claims_table(results, claims, tuning_draws):
     """A row for each claim (study.registration.Claim) with its effect in points, its interval and its verdict: see
     decisions.verdict, and decisions.judge for `alone`. `floor` is the best floor of the cell, and `testable` says whether tuned

@@ -27,6 +27,28 @@ VERDICT_MARKS = {
 CLASS_COLORS = ["#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#555555"]
 
 
+def headline_figure(differences, margin):
+    """A panel per cell: each method's difference to tuned cross-entropy, which stands at 0; a grey band for what is too small to
+    matter, and a dotted line for the best floor. differences: from judgement.differences_table; margin: points."""
+    cells, methods = differences.cell.unique(), [name for name in METHODS if name in set(differences.method)]
+    fig, axes = plt.subplots(1, len(cells), figsize=(2 * COLUMN, 2.4), sharey=True, sharex=True, squeeze=False)
+    for ax, cell in zip(axes[0], cells, strict=True):
+        rows = differences[differences.cell == cell].set_index("method")
+        ax.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0)
+        ax.axvline(0, color=METHODS["CE"].colour, lw=1)
+        ax.axvline(rows.floor_accuracy.iloc[0] - rows.ce.iloc[0], color=GREY, ls=":", lw=1.2)
+        for y, method in enumerate(methods):
+            if method in rows.index:
+                dot(ax, rows.loc[method].rename({"effect": "mean"}), y, METHODS[method].colour)
+        regime, labels = cell.split("/")
+        title = "from scratch, all images" if labels == "full" else f"{regime}, {labels} per class"
+        ax.set_title(f"{title}\nCE {rows.ce.iloc[0]:.1f} %, floor {rows.floor_accuracy.iloc[0]:.1f} %", fontsize=8)
+        ax.set_xlabel("points above cross-entropy")
+    axes[0, 0].set_yticks(range(len(methods)), methods)
+    axes[0, 0].invert_yaxis()
+    return fig
+
+
 def results_figure(table):
     """Left, accuracy by method and number of shots; right, the paired differences to CE. table: from results_table."""
     differences = table.drop(columns=["mean", "low", "high"])

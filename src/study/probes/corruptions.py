@@ -5,6 +5,7 @@ ImageNet-C's were set for photographs of 224 x 224.
 """
 
 import io
+import itertools
 import math
 
 import numpy as np
@@ -39,27 +40,43 @@ def corrupt(images, kind, severity, seed):
     return (255 * distorted).round().clamp(0, 255).to(torch.uint8)
 
 
-def measure(classify, images, labels):
-    """Errors (%) and expected calibration errors (points) of a classifier on corrupted images.
+def measure(classify, images, labels, seed):
+    """Errors (%) and expected calibration errors (points) of read-outs on corrupted images.
 
-    classify  images (N, C, H, W) uint8 -> probabilities (N, C).
+    classify  images (N, C, H, W) uint8 -> {read-out: probabilities (N, K)}.
     labels    (N,) integers.
-    Returns {metric: value}: "error: <kind> <severity>"; "error severity <s>" and "ece severity <s>", means over kinds; "mce" and
-    "ece", means over kinds and severities; "error clean" and "ece clean"; "relative_mce", which is mce less the clean error.
+    Every image is distorted once in each way. The severities take turns from image to image and from kind to kind, so each
+    severity of each kind meets a fifth of the images.
+
+    Returns {read-out: {metric: value}}: "error: <kind> <severity>"; "error severity <s>", its mean over kinds, and "ece severity
+    <s>", of all kinds together, where severity 0 is clean; "mce" and "ece", means over severities 1 to 5; and "relative_mce",
+    which is mce less the clean error.
     """
+    turns, seen = np.arange(len(labels)), {}  # (kind, severity) -> (probabilities of each read-out, labels)
+    for (j, kind), s in itertools.product(enumerate(KINDS), SEVERITIES):
+        part = np.flatnonzero((turns + j) % len(SEVERITIES) == s - SEVERITIES[0])
+        seen[kind, s] = classify(corrupt(images[part], kind, s, seed)), labels[part]
+    clean = classify(images)
+    return {read_out: _metrics(read_out, clean, seen, labels) for read_out in clean}
 
-    def error_and_ece(seen):
-        p = classify(seen)
-        return 100 - evaluation.accuracy(p.argmax(1), labels), evaluation.expected_calibration_error(p, labels)
 
-    errors = np.array([[error_and_ece(corrupt(images, kind, s, seed=0)) for s in SEVERITIES] for kind in KINDS])
-    error, ece = error_and_ece(images)
-    metrics = {"mce": errors[..., 0].mean(), "relative_mce": errors[..., 0].mean() - error, "ece": errors[..., 1].mean()}
-    metrics |= {"error clean": error, "ece clean": ece}
-    for j, s in enumerate(SEVERITIES):
-        metrics |= {f"error severity {s}": errors[:, j, 0].mean(), f"ece severity {s}": errors[:, j, 1].mean()}
-        metrics |= {f"error: {kind} {s}": errors[i, j, 0] for i, kind in enumerate(KINDS)}
-    return {name: float(value) for name, value in metrics.items()}
+def _metrics(read_out, clean, seen, labels):
+    error = {at: _error(p[read_out], y) for at, (p, y) in seen.items()}
+    metrics = {"error severity 0": _error(clean[read_out], labels)}
+    metrics["ece severity 0"] = evaluation.expected_calibration_error(clean[read_out], labels)
+    for s in SEVERITIES:
+        p, y = (np.concatenate(parts) for parts in zip(*((seen[k, s][0][read_out], seen[k, s][1]) for k in KINDS), strict=True))
+        metrics[f"error severity {s}"] = float(np.mean([error[kind, s] for kind in KINDS]))
+        metrics[f"ece severity {s}"] = evaluation.expected_calibration_error(p, y)
+    metrics["mce"], metrics["ece"] = (
+        float(np.mean([metrics[f"{of} severity {s}"] for s in SEVERITIES])) for of in ("error", "ece")
+    )
+    metrics["relative_mce"] = metrics["mce"] - metrics["error severity 0"]
+    return metrics | {f"error: {kind} {s}": value for (kind, s), value in error.items()}
+
+
+def _error(probabilities, labels):
+    return 100 - evaluation.accuracy(probabilities.argmax(1), labels)
 
 
 # Each kind: (images (N, C, H, W) in [0, 1], level, generator) -> images, which may leave [0, 1].

@@ -87,9 +87,11 @@ def _evenly(most, images, labels):
     return images[chosen], labels[chosen]
 
 
-def random_split(classes, base, seed):
-    """(base (base,), novel (classes - base,)): the numbers below `classes`, divided at random, each part sorted."""
-    order = np.random.default_rng(seed).permutation(classes)
+def random_split(classes, base, number):
+    """(base (base,), novel (classes - base,)): the numbers below `classes`, divided at random, each part sorted. Where both parts
+    have half of the classes, splits 0 and 1, 2 and 3, and so on are one division with its parts exchanged, so that their novel
+    classes are disjoint."""
+    order = np.random.default_rng(number // 2).permutation(classes)[:: -1 if number % 2 else 1]
     return np.sort(order[:base]), np.sort(order[base:])
 
 

@@ -17,6 +17,7 @@ from joblib import Parallel, delayed, parallel_config
 from study import data
 from study.probes import evaluation
 from study.progress import Progress
+from study.registration import registered_now
 from study.runs import cache
 from study.runs.run import Outcome, Run, Trained
 from study.runs.setup import new_model
@@ -88,13 +89,21 @@ def _fine_tune(run, setup):
     images, splits = images_of(setup.dataset), splits_of(setup.shared)
     name = "train" if run.trained_on == "full" else draw_name(run.shots, run.seed)
     chosen, labels = _draw(run, splits, images.train_labels, name)
-    train_images, validation = images.train_images[chosen], splits["validation"][:1000]
-    trained = Trained(run, setup, new_model(setup), partial(data.plain, size=setup.image_size), train_images, labels.numpy())
+    train_images, validation = images.train_images[chosen], _validation_images(splits, run.seed)
+    prepare, some = partial(data.plain, size=setup.image_size), _some(train_images, 10_000)
+    trained = Trained(run, setup, new_model(setup), prepare, train_images[some], labels[some].numpy())
     augment = run.augment or data.AUGMENTATIONS[setup.recipe.augmentation]
     strength = {} if run.crop is None else {"smallest": run.crop}
     views = {"view": augment(setup.image_size, images.flips, **strength), "views": 2}
     held_back = images.train_images[validation], images.train_labels[validation]
     return _train_and_measure(trained, (train_images, labels), views, validation=held_back, test=images.test)
+
+
+def _validation_images(splits, seed):
+    """Indices of 1,000 validation images. Each draw has its own: images that all draws share would choose alike on all of them,
+    and the interval of a difference would not see it."""
+    held_back = splits["validation"]
+    return held_back[torch.randperm(len(held_back), generator=torch.Generator().manual_seed(seed))[:1000]]
 
 
 def _train_on_features(run, setup):
@@ -109,10 +118,15 @@ def _train_on_features(run, setup):
     def view(batch):
         return (batch.float() - center.to(batch.device)) / scale.to(batch.device)
 
-    some = slice(None, None, max(len(x) // 5000, 1))  # for neighbours and probe, about 5,000 images say as much
+    some = _some(x, 5000)
     trained = Trained(run, setup, model, view, x[some], y[some].numpy())
     held_back = features[validation], images.train_labels[validation]
     return _train_and_measure(trained, (x, y), {"view": view, "views": 1}, validation=held_back, test=test)
+
+
+def _some(images, count):
+    """A slice of about `count` of the images, all where there are fewer: for neighbours and probe so many say as much."""
+    return slice(None, None, max(len(images) // count, 1))
 
 
 def _draw(run, splits, labels, name):
@@ -154,8 +168,9 @@ def _train_and_measure(trained, draw, views, validation, test):
     curve = [record["curve"] for record in records if run.curve]
     names = records[0].get("metrics", {}) if records else {}
     epoch_metrics = {name: [record["metrics"][name] for record in records] for name in names}
-    large = {"embeddings": embeddings, "model": trained.model.cpu()} if run.keep else {}
-    return Outcome(run, metrics | diverged, seconds, losses, curve, predictions, epoch_metrics, **large)
+    more = {"embeddings": embeddings, "model": trained.model.cpu()} if run.keep else {}
+    more["registered"] = registered_now()
+    return Outcome(run, metrics | diverged, seconds, losses, curve, predictions, epoch_metrics, **more)
 
 
 def _checkpoint(run, setup):

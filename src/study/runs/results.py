@@ -11,6 +11,7 @@ predictions.npz  <variant>_<shots> (runs, N): the class that the linear probe of
                  is "full" for runs on all images. embedding_<shots>, for the first number of shots alone: float16 (at most 2,000,
                  at most 50), the embeddings of the first test images by the reported run of seed 0, at unit length, rotated onto
                  their principal directions (not centred, so that cosines stay what they are).
+registered.json  {id: digest} of the claims that were written down before all of these runs: see study.registration.
 checks.csv       what a notebook measured without training a model: check, seed, value.
 
 01_data writes floors (see study.probes.floors) into the same two files. In the long table, method is the floor's name, variant is
@@ -27,11 +28,12 @@ import pandas as pd
 
 from study.probes.evaluation import accuracy, unit_rows
 from study.probes.floors import ON_EMBEDDINGS
+from study.registration import common
 from study.runs.execution import optimisation_settings
 from study.runs.run import trained_on
 from study.runs.shared import images_of
 from study.training.compute import LAPTOP
-from study.writing import whole
+from study.writing import whole, write_text
 
 COLUMNS = [
     "method", "variant", "regime", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings",
@@ -41,7 +43,7 @@ MAP_IMAGES, MAP_DIMENSIONS = 2000, 50  # of embedding_<shots>
 
 
 def write_results(folder, *parts):
-    """Write runs.csv, curves.csv and predictions.npz. Returns the long table.
+    """Write runs.csv, curves.csv, predictions.npz and registered.json. Returns the long table.
 
     parts  (setup, outcomes) for each regime.
     """
@@ -51,6 +53,8 @@ def write_results(folder, *parts):
         curves(parts).to_csv(unfinished, index=False, float_format="%.6g", lineterminator="\n")
     with whole(Path(folder) / "predictions.npz") as unfinished:
         np.savez_compressed(unfinished, **_arrays(outcomes))
+    registered = common([outcome.registered for outcome in outcomes])
+    write_text(Path(folder) / "registered.json", json.dumps(registered, indent=1, sort_keys=True) + "\n")
     return long
 
 

@@ -97,7 +97,7 @@ class Trained:
     setup: Setup
     model: torch.nn.Module  # in eval mode
     prepare: Callable  # images or features as `inputs` below -> what the model takes
-    inputs: torch.Tensor  # (N, ...), or ImageFiles, it was trained on; of more than 5,000 with frozen features about so many
+    inputs: torch.Tensor  # (N, ...), or ImageFiles, it was trained on; where there are many, some of them
     labels: np.ndarray  # (N,) that it was trained with
 
     def outputs(self, inputs):
@@ -136,5 +136,6 @@ class Outcome:
     curve: list  # validation accuracy per epoch, in percent; empty unless run.curve
     predictions: np.ndarray  # (N,) of the evaluated images by the linear probe, the read-out that all methods share
     epoch_metrics: dict = field(default_factory=dict)  # name -> a value per epoch
+    registered: dict = field(default_factory=dict)  # the claims that were written down when the run was made: see registration
     embeddings: np.ndarray | None = None  # (N, D) of the evaluated images, with run.keep
     model: torch.nn.Module | None = None  # in eval mode, with run.keep

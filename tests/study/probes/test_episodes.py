@@ -195,9 +195,15 @@ def test_a_random_split_divides_all_classes(seed):
     assert list(base) == sorted(base) and list(novel) == sorted(novel)
 
 
-def test_random_splits_repeat_with_their_seed_and_differ_with_another():
-    first, again, other = (episodes.random_split(10, 5, seed)[0].tolist() for seed in (0, 0, 1))
-    assert first == again != other
+def test_random_splits_repeat_with_their_number_and_differ_with_another():
+    first, again, other, of_next = (episodes.random_split(10, 5, number)[0].tolist() for number in (0, 0, 1, 2))
+    assert first == again != other and of_next not in (first, other)
+
+
+@pytest.mark.parametrize("number", [0, 2, 8])
+def test_two_halves_of_a_division_have_no_novel_class_in_common(number):
+    (base, novel), exchanged = (episodes.random_split(10, 5, n) for n in (number, number + 1))
+    assert [part.tolist() for part in exchanged] == [novel.tolist(), base.tolist()]
 
 
 # The names that CIFAR-100's file `meta` gives its labels 0 to 99, as many public repositories copy them
