@@ -46,11 +46,12 @@ def rows(notebook, method, variant, shots=None, metrics=METRICS, value=50.0, spr
     """Runs whose metrics are value plus noise of its own for every variant and settings."""
     own = zlib.crc32(f"{notebook}|{method}|{variant}|{shots}|{settings}".encode())
     noise = np.random.default_rng(own).normal(0, spread, (len(seeds), len(metrics)))
-    trained_on, text = "few-shot" if shots else "features", json.dumps({"epochs": 5} | settings)
+    regime, trained_on = "fine-tuning", "few-shot" if shots else "features"
     if shots == "full":
-        trained_on, shots = "full", None
+        regime, trained_on, shots = "scratch", "full", None
+    text = json.dumps({"epochs": 5} | settings)
     return [
-        [method, variant, trained_on, "digits", shots, seed, None, metric, value + noise[i, j], 2.0, text, notebook]
+        [method, variant, regime, trained_on, "digits", shots, seed, None, metric, value + noise[i, j], 2.0, text, notebook]
         for i, seed in enumerate(seeds)
         for j, metric in enumerate(metrics)
     ]
@@ -130,12 +131,12 @@ def tables(written):
 def two_sets(first, second, metric="accuracy"):
     """Tables with variants a and b of one method, beside the reported runs, which say what few images are."""
     lines = [
-        ["M", name, "few-shot", "digits", 20, seed, None, metric, value, 1.0, "{}", "supcon"]
+        ["M", name, "fine-tuning", "few-shot", "digits", 20, seed, None, metric, value, 1.0, "{}", "supcon"]
         for name, values in (("a", first), ("b", second))
         for seed, value in values.items()
     ]
     for name, method in METHODS.items():
-        lines.append([name, "main", "few-shot", "digits", 20, 0, None, "accuracy", 50.0, 1.0, "{}", method.key])
+        lines.append([name, "main", "fine-tuning", "few-shot", "digits", 20, 0, None, "accuracy", 50.0, 1.0, "{}", method.key])
     checks = pd.DataFrame([["x", 0, 1e-12, "supcon"]], columns=["check", "seed", "value", "notebook"])
     return Tables(with_settings(pd.DataFrame(lines, columns=[*COLUMNS, "notebook"])), checks)
 
