@@ -51,7 +51,7 @@ def trial_runs(method, shared, own, *, shots, seeds, epochs, trials, teacher=Non
             of_run = {name: settings[name] for name in OF_RUN}
             of_method = {name: value for name, value in settings.items() if name not in OF_RUN}
             fields = method.fields(**of_method | ({"teacher": teacher(n, seed)} if teacher else {}))
-            first = {"curve": seed < 3, "keep": seed == 0}
+            first = {"curve": seed == 0, "keep": seed == 0}
             runs.append(Run(variant="trial", seed=seed, epochs=passes, **trained_on(n), **first, **of_run, **fields))
     return runs
 
