@@ -5,6 +5,7 @@ import re
 import zlib
 from dataclasses import replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -46,10 +47,12 @@ def rows(notebook, method, variant, shots=None, metrics=METRICS, value=50.0, spr
     features."""
     own = zlib.crc32(f"{notebook}|{method}|{variant}|{shots}|{settings}".encode())
     noise = np.random.default_rng(own).normal(0, spread, (len(seeds), len(metrics)))
-    trained_on, text = {None: "features", "full": "full"}.get(shots, "few-shot"), json.dumps({"epochs": 5} | settings)
-    number, regime = None if shots == "full" else shots, "scratch" if shots == "full" else "fine-tuning"
+    regime, trained_on = "fine-tuning", "few-shot" if shots else "features"
+    if shots == "full":
+        regime, trained_on, shots = "scratch", "full", None
+    text = json.dumps({"epochs": 5} | settings)
     return [
-        [method, variant, regime, trained_on, "digits", number, seed, None, metric, value + noise[i, j], 2.0, text, notebook]
+        [method, variant, regime, trained_on, "digits", shots, seed, None, metric, value + noise[i, j], 2.0, text, notebook]
         for i, seed in enumerate(seeds)
         for j, metric in enumerate(metrics)
     ]
@@ -66,7 +69,6 @@ def made_up():
     sweeps = [
         ("supcon", "SupCon", "sweep temperature", "full", "temperature", (0.05, 0.1, 1.0)),
         ("supcon", "SupCon", "sweep positives", "full", "positives", (1, 3, 9)),
-        ("schane", "SCHaNe", "sweep hardness", None, "hardness", (0.0, 1.0, 4.0)),
         ("clce", "CLCE", "sweep weight", 20, "weight", (0.0, 0.3, 0.9, 1.0)),
         ("clce", "CLCE", "sweep batch size", "full", "batch_size", (64, 512, 2048)),
         ("clce", "SupCon", "sweep batch size", "full", "batch_size", (64, 512, 2048)),
@@ -74,11 +76,12 @@ def made_up():
     for notebook, method, variant, shots, setting, values in sweeps:
         for number in values:
             runs += rows(notebook, method, variant, shots, **{setting: number})
-    for variant in ("teacher", "teacher, shuffled"):
-        runs += rows("genscl", "GenSCL", variant)
-    runs += rows("schane", "SCHaNe", "projection, no hardness", 20, hardness=0.0)
-    for variant in ("one-hot", "MixUp-CutMix", "teacher"):
-        runs += rows("genscl", "GenSCL", variant, 20)
+    for place, hardness, weight in product(("projection", "embedding"), (0.0, 2.0), (0.5, 0.9, 1.0)):
+        runs += rows("schane", "SCHaNe", "crossed", 20, applied_to=place, hardness=hardness, weight=weight)
+    for variant in ("main", "one-hot", "MixUp-CutMix", "teacher", "teacher, shuffled"):
+        runs += rows("genscl", "GenSCL", variant, "full")
+    for variant in ("MixUp-CutMix", "teacher", "MixUp-CutMix, teacher"):
+        runs += rows("cross_entropy", "CE", variant, "full")
     for method in ("CE", "SupCon"):
         runs += rows("robustness", method, "corruptions", 20, ["mce", "relative_mce", "ece"])
         for lr in (0.001, 0.01, 0.1):
@@ -101,7 +104,8 @@ def made_up():
     for variant in ("joint", "joint, scaled"):
         runs += rows("pitfalls", "SupCon", variant, 20)
     checks = [["supcon", "gradient formula", seed, 1e-13] for seed in SEEDS]
-    checks += [["schane", "extra time per step, percent of CE's", seed, 1.0 + seed / 10] for seed in SEEDS]
+    for views in ("", " with one view"):
+        checks += [["schane", f"extra time per step, percent of CE's{views}", seed, 1.0 + seed / 10] for seed in SEEDS]
     checks += [["genscl", "one-hot equals SupCon", 0, 1e-14], ["collapse", "simplex floor", 0, 1e-15]]
     for check in ("hard positives: share of attraction", "hard negatives: share of repulsion"):
         checks += [["supcon", f"{check} minus share of pairs", seed, 30.0 + seed] for seed in SEEDS]
@@ -159,12 +163,13 @@ def test_a_metric_is_that_of_the_end_and_not_of_an_epoch():
 
 
 def test_runs_of_one_variant_are_told_apart_by_what_they_are_trained_on_and_by_their_settings(tables):
-    few = tables.values("accuracy", Runs("genscl", "teacher", "GenSCL", "few"))
-    on_features = tables.values("accuracy", Runs("genscl", "teacher", "GenSCL", "features"))
-    assert few.index.is_unique and on_features.index.is_unique and (few != on_features).all()
-    sweep = tables.sweep("accuracy", Runs("schane", "sweep hardness"), "hardness")
-    assert sweep.columns.tolist() == [0, 1, 4] and sweep.index.tolist() == list(SEEDS)
-    assert tables.values("accuracy", Runs("schane", "sweep hardness", settings={"hardness": 4})).equals(sweep[4].rename("value"))
+    few, from_scratch = (tables.values("accuracy", Runs("genscl", "main", "GenSCL", images)) for images in ("few", "full"))
+    assert few.index.is_unique and from_scratch.index.is_unique and (few != from_scratch).all()
+    cell = {"applied_to": "embedding", "weight": 0.9}
+    sweep = tables.sweep("accuracy", Runs("schane", "crossed", settings=cell), "hardness")
+    assert sweep.columns.tolist() == [0, 2] and sweep.index.tolist() == list(SEEDS)
+    hard = Runs("schane", "crossed", settings=cell | {"hardness": 2})
+    assert tables.values("accuracy", hard).equals(sweep[2].rename("value"))
 
 
 def test_a_row_is_scipys_paired_test():
@@ -356,10 +361,38 @@ def test_clce_is_compared_with_each_part_and_with_supcons_drop(tables):
     assert set(effect(tables, "C3a")) == {4.0} and set(effect(tables, "C3b")) == {14.0} and set(effect(tables, "C4")) == {3.0}
 
 
+def test_hard_negatives_and_cross_entropy_are_main_effects_of_the_crossed_design(tables):
+    for place, hardness, weight in product(("projection", "embedding"), (0.0, 2.0), (0.5, 0.9, 1.0)):
+        accuracy = 70 + (hardness > 0) * (3 if place == "projection" else weight) + 2 * (weight < 1)
+        cell = {"applied_to": place, "hardness": hardness, "weight": weight}
+        tables = change(tables, "SCHaNe", "crossed", cell, probe_accuracy=accuracy)
+    assert set(effect(tables, "H3a")) == {3.0}
+    assert_allclose(effect(tables, "H3b"), 0.8)  # the mean weight
+    assert_allclose(effect(tables, "H3c"), 2 - 0.15 / 2)  # on the embedding, hard negatives give 0.7 and 1.0
+    assert all(effect(tables, name).index.tolist() == list(SEEDS) for name in ("H3a", "H3b", "H3c"))
+
+
+def test_a_step_is_timed_against_cross_entropy_with_two_views_and_with_one(tables):
+    checks = tables.checks.copy()
+    checks.loc[checks.check == "extra time per step, percent of CE's with one view", "value"] = 90.0
+    tables = replace(tables, checks=checks)
+    assert set(effect(tables, "H6b")) == {90.0} and effect(tables, "H6a").max() < 2
+
+
 def test_both_extensions_of_genscl_are_compared_with_the_mean_of_each(tables):
     for variant, value in (("MixUp-CutMix", 70.0), ("teacher", 72.0), ("main", 72.5)):
-        tables = change(tables, "GenSCL", variant, accuracy=value)
+        tables = change(tables, "GenSCL", variant, probe_accuracy=value)
     assert set(effect(tables, "G4")) == {1.5}
+
+
+def test_genscl_is_compared_with_its_placebo_and_with_cross_entropy_that_has_the_same_tricks(tables):
+    ours = {"one-hot": 60.0, "MixUp-CutMix": 70.0, "teacher": 72.0, "teacher, shuffled": 65.0, "main": 75.0}
+    for variant, value in ours.items():
+        tables = change(tables, "GenSCL", variant, probe_accuracy=value)
+    for variant, value in {"MixUp-CutMix": 69.0, "teacher": 70.0, "MixUp-CutMix, teacher": 72.0}.items():
+        tables = change(tables, "CE", variant, probe_accuracy=value)
+    expected = {"G2": 10.0, "G3": 12.0, "G5": 7.0, "G6a": 1.0, "G6b": 2.0, "G6c": 3.0}
+    assert {name: set(effect(tables, name)) for name in expected} == {name: {gain} for name, gain in expected.items()}
 
 
 def test_time_to_fit_is_a_ratio_of_ratios(tables):

@@ -128,7 +128,9 @@ def test_a_stem_that_does_not_fit_is_refused(encoder):
 
 
 def test_the_strided_stem_halves_the_image_with_a_single_convolution():
-    encoder = ImageEncoder({"name": "resnet18", "stem": "strided", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}, "none").eval()
+    encoder = ImageEncoder(
+        {"name": "resnet18", "stem": "strided", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}, "none"
+    ).eval()
     seen = []
     encoder.backbone.layer1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     assert encoder(torch.rand(2, 1, 28, 28)).shape == (2, encoder.dim)
