@@ -89,7 +89,7 @@ def test_written_results_are_what_the_runs_gave(setup, tmp_path):
         assert arrays["main_20"].shape == arrays["trial_5"].shape == (1, 3)
         assert arrays["label smoothing_full"].tolist() == [[5, 6]]
         assert arrays["embedding_5"].shape == (2000, 4) and arrays["embedding_5"].dtype == np.float16
-    assert {path.name for path in folder.iterdir()} == {"runs.csv", "curves.csv", "predictions.npz"}
+    assert {path.name for path in folder.iterdir()} == {"runs.csv", "curves.csv", "predictions.npz", "registered.json"}
 
 
 def test_whole_numbers_are_written_as_such(setup, tmp_path):
