@@ -65,7 +65,8 @@ class Claim:
 @dataclass(frozen=True)
 class Runs:
     """Which runs: those of a notebook ("supcon"), with a variant, a method (None: any), trained on the fewest or the most images
-    per class of the reported runs ("few", "more") or on all frozen features ("features"; None: on any), and with these settings.
+    per class of the reported runs ("few", "more"), on all training images from scratch ("full") or on all frozen features
+    ("features"; None: on any), and with these settings.
     """
 
     notebook: str

@@ -5,6 +5,7 @@ import re
 import zlib
 from dataclasses import replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -42,12 +43,16 @@ METRICS = ["accuracy", "probe_accuracy", "neighbour_accuracy", "within_class_cos
 
 
 def rows(notebook, method, variant, shots=None, metrics=METRICS, value=50.0, spread=1.0, seeds=SEEDS, **settings):
-    """Runs whose metrics are value plus noise of its own for every variant and settings."""
+    """Runs whose metrics are value plus noise of its own for every variant and settings. shots "full": on all images; None: on
+    features."""
     own = zlib.crc32(f"{notebook}|{method}|{variant}|{shots}|{settings}".encode())
     noise = np.random.default_rng(own).normal(0, spread, (len(seeds), len(metrics)))
-    trained_on, text = "few-shot" if shots else "features", json.dumps({"epochs": 5} | settings)
+    regime, trained_on = "fine-tuning", "few-shot" if shots else "features"
+    if shots == "full":
+        regime, trained_on, shots = "scratch", "full", None
+    text = json.dumps({"epochs": 5} | settings)
     return [
-        [method, variant, trained_on, "digits", shots, seed, None, metric, value + noise[i, j], 2.0, text, notebook]
+        [method, variant, regime, trained_on, "digits", shots, seed, None, metric, value + noise[i, j], 2.0, text, notebook]
         for i, seed in enumerate(seeds)
         for j, metric in enumerate(metrics)
     ]
@@ -59,24 +64,24 @@ def made_up():
     for name, method in METHODS.items():
         for shots in (20, 100):
             runs += rows(method.key, name, "main", shots)
-    for form in ("form in", "form out"):
-        runs += rows("supcon", "SupCon", form)
+    for variant in ("main", "form in"):
+        runs += rows("supcon", "SupCon", variant, "full")
     sweeps = [
-        ("supcon", "SupCon", "sweep temperature", "temperature", (0.05, 0.1, 1.0)),
-        ("supcon", "SupCon", "sweep positives", "positives", (1, 3, 9)),
-        ("schane", "SCHaNe", "sweep hardness", "hardness", (0.0, 1.0, 4.0)),
-        ("clce", "CLCE", "sweep weight", "weight", (0.0, 0.3, 0.9, 1.0)),
-        ("clce", "CLCE", "sweep batch size", "batch_size", (64, 512, 2048)),
-        ("clce", "SupCon", "sweep batch size", "batch_size", (64, 512, 2048)),
+        ("supcon", "SupCon", "sweep temperature", "full", "temperature", (0.05, 0.1, 1.0)),
+        ("supcon", "SupCon", "sweep positives", "full", "positives", (1, 3, 9)),
+        ("clce", "CLCE", "sweep weight", 20, "weight", (0.0, 0.3, 0.9, 1.0)),
+        ("clce", "CLCE", "sweep batch size", "full", "batch_size", (64, 512, 2048)),
+        ("clce", "SupCon", "sweep batch size", "full", "batch_size", (64, 512, 2048)),
     ]
-    for notebook, method, variant, setting, values in sweeps:
+    for notebook, method, variant, shots, setting, values in sweeps:
         for number in values:
-            runs += rows(notebook, method, variant, **{setting: number})
-    for variant in ("teacher", "teacher, shuffled"):
-        runs += rows("genscl", "GenSCL", variant)
-    runs += rows("schane", "SCHaNe", "projection, no hardness", 20, hardness=0.0)
-    for variant in ("one-hot", "MixUp-CutMix", "teacher"):
-        runs += rows("genscl", "GenSCL", variant, 20)
+            runs += rows(notebook, method, variant, shots, **{setting: number})
+    for place, hardness, weight in product(("projection", "embedding"), (0.0, 2.0), (0.5, 0.9, 1.0)):
+        runs += rows("schane", "SCHaNe", "crossed", 20, applied_to=place, hardness=hardness, weight=weight)
+    for variant in ("main", "one-hot", "MixUp-CutMix", "teacher", "teacher, shuffled"):
+        runs += rows("genscl", "GenSCL", variant, "full")
+    for variant in ("MixUp-CutMix", "teacher", "MixUp-CutMix, teacher"):
+        runs += rows("cross_entropy", "CE", variant, "full")
     for method in ("CE", "SupCon"):
         corrupted = ["mce", "relative_mce", "ece severity 0", "ece severity 5"]
         runs += rows("robustness", method, "corruptions", 20, corrupted)
@@ -100,7 +105,8 @@ def made_up():
         for variant in (*variants, *both):
             runs += rows("pitfalls", method, variant, 20, ["validation_accuracy"])
     checks = [["supcon", "gradient formula", seed, 1e-13] for seed in SEEDS]
-    checks += [["schane", "extra time per step, percent of CE's", seed, 1.0 + seed / 10] for seed in SEEDS]
+    for views in ("", " with one view"):
+        checks += [["schane", f"extra time per step, percent of CE's{views}", seed, 1.0 + seed / 10] for seed in SEEDS]
     checks += [["genscl", "one-hot equals SupCon", 0, 1e-14], ["collapse", "simplex floor", 0, 1e-15]]
     for check in ("hard positives: share of attraction", "hard negatives: share of repulsion"):
         checks += [["supcon", f"{check} minus share of pairs", seed, 30.0 + seed] for seed in SEEDS]
@@ -127,12 +133,12 @@ def tables(written):
 def two_sets(first, second, metric="accuracy"):
     """Tables with variants a and b of one method, beside the reported runs, which say what few images are."""
     lines = [
-        ["M", name, "few-shot", "digits", 20, seed, None, metric, value, 1.0, "{}", "supcon"]
+        ["M", name, "fine-tuning", "few-shot", "digits", 20, seed, None, metric, value, 1.0, "{}", "supcon"]
         for name, values in (("a", first), ("b", second))
         for seed, value in values.items()
     ]
     for name, method in METHODS.items():
-        lines.append([name, "main", "few-shot", "digits", 20, 0, None, "accuracy", 50.0, 1.0, "{}", method.key])
+        lines.append([name, "main", "fine-tuning", "few-shot", "digits", 20, 0, None, "accuracy", 50.0, 1.0, "{}", method.key])
     checks = pd.DataFrame([["x", 0, 1e-12, "supcon"]], columns=["check", "seed", "value", "notebook"])
     return Tables(with_settings(pd.DataFrame(lines, columns=[*COLUMNS, "notebook"])), checks)
 
@@ -158,12 +164,13 @@ def test_a_metric_is_that_of_the_end_and_not_of_an_epoch():
 
 
 def test_runs_of_one_variant_are_told_apart_by_what_they_are_trained_on_and_by_their_settings(tables):
-    few = tables.values("accuracy", Runs("genscl", "teacher", "GenSCL", "few"))
-    on_features = tables.values("accuracy", Runs("genscl", "teacher", "GenSCL", "features"))
-    assert few.index.is_unique and on_features.index.is_unique and (few != on_features).all()
-    sweep = tables.sweep("accuracy", Runs("schane", "sweep hardness"), "hardness")
-    assert sweep.columns.tolist() == [0, 1, 4] and sweep.index.tolist() == list(SEEDS)
-    assert tables.values("accuracy", Runs("schane", "sweep hardness", settings={"hardness": 4})).equals(sweep[4].rename("value"))
+    few, from_scratch = (tables.values("accuracy", Runs("genscl", "main", "GenSCL", images)) for images in ("few", "full"))
+    assert few.index.is_unique and from_scratch.index.is_unique and (few != from_scratch).all()
+    cell = {"applied_to": "embedding", "weight": 0.9}
+    sweep = tables.sweep("accuracy", Runs("schane", "crossed", settings=cell), "hardness")
+    assert sweep.columns.tolist() == [0, 2] and sweep.index.tolist() == list(SEEDS)
+    hard = Runs("schane", "crossed", settings=cell | {"hardness": 2})
+    assert tables.values("accuracy", hard).equals(sweep[2].rename("value"))
 
 
 def test_a_row_is_scipys_paired_test():
@@ -331,32 +338,62 @@ def effect(tables, claim_id):
 
 def test_temperature_is_compared_with_the_largest_and_with_the_mean_of_the_others(tables):
     for t, value in ((0.05, 60.0), (0.1, 62.0), (1.0, 50.0)):
-        tables = change(tables, "SupCon", "sweep temperature", {"temperature": t}, accuracy=value)
+        tables = change(tables, "SupCon", "sweep temperature", {"temperature": t}, probe_accuracy=value)
     assert set(effect(tables, "S3a")) == {12.0} and set(effect(tables, "S3b")) == {7.0}
 
 
-def test_positives_are_most_against_one_and_batches_a_slope(tables):
-    for k, value in ((1, 60.0), (3, 90.0), (9, 64.0)):
-        tables = change(tables, "SupCon", "sweep positives", {"positives": k}, accuracy=value)
+def test_positives_are_all_against_one_and_batches_a_slope(tables):
+    for k, value in ((1, 60.0), (3, 90.0), (9, 70.0)):
+        tables = change(tables, "SupCon", "sweep positives", {"positives": k}, probe_accuracy=value)
+    tables = change(tables, "SupCon", "main", probe_accuracy=64.0)
     for batch in (64, 512, 2048):
-        tables = change(tables, "SupCon", "sweep batch size", {"batch_size": batch}, accuracy=40 + 1.5 * np.log2(batch))
+        value = 40 + 1.5 * np.log2(batch)
+        tables = change(tables, "SupCon", "sweep batch size", {"batch_size": batch}, probe_accuracy=value)
     assert set(effect(tables, "S4")) == {4.0}
     assert_allclose(effect(tables, "S5"), 1.5)
 
 
 def test_clce_is_compared_with_each_part_and_with_supcons_drop(tables):
     for w, value in ((0.0, 70.0), (0.3, 73.0), (0.9, 75.0), (1.0, 60.0)):
-        tables = change(tables, "CLCE", "sweep weight", {"weight": w}, accuracy=value, probe_accuracy=value + 1)
+        tables = change(tables, "CLCE", "sweep weight", {"weight": w}, accuracy=-value, probe_accuracy=value)
     for method, drop in (("SupCon", 5.0), ("CLCE", 2.0)):
         for batch, value in ((64, 80 - drop), (512, 80.0), (2048, 99.0)):
             tables = change(tables, method, "sweep batch size", {"batch_size": batch}, probe_accuracy=value)
     assert set(effect(tables, "C3a")) == {4.0} and set(effect(tables, "C3b")) == {14.0} and set(effect(tables, "C4")) == {3.0}
 
 
+def test_hard_negatives_and_cross_entropy_are_main_effects_of_the_crossed_design(tables):
+    for place, hardness, weight in product(("projection", "embedding"), (0.0, 2.0), (0.5, 0.9, 1.0)):
+        accuracy = 70 + (hardness > 0) * (3 if place == "projection" else weight) + 2 * (weight < 1)
+        cell = {"applied_to": place, "hardness": hardness, "weight": weight}
+        tables = change(tables, "SCHaNe", "crossed", cell, probe_accuracy=accuracy)
+    assert set(effect(tables, "H3a")) == {3.0}
+    assert_allclose(effect(tables, "H3b"), 0.8)  # the mean weight
+    assert_allclose(effect(tables, "H3c"), 2 - 0.15 / 2)  # on the embedding, hard negatives give 0.7 and 1.0
+    assert all(effect(tables, name).index.tolist() == list(SEEDS) for name in ("H3a", "H3b", "H3c"))
+
+
+def test_a_step_is_timed_against_cross_entropy_with_two_views_and_with_one(tables):
+    checks = tables.checks.copy()
+    checks.loc[checks.check == "extra time per step, percent of CE's with one view", "value"] = 90.0
+    tables = replace(tables, checks=checks)
+    assert set(effect(tables, "H6b")) == {90.0} and effect(tables, "H6a").max() < 2
+
+
 def test_both_extensions_of_genscl_are_compared_with_the_mean_of_each(tables):
     for variant, value in (("MixUp-CutMix", 70.0), ("teacher", 72.0), ("main", 72.5)):
-        tables = change(tables, "GenSCL", variant, accuracy=value)
+        tables = change(tables, "GenSCL", variant, probe_accuracy=value)
     assert set(effect(tables, "G4")) == {1.5}
+
+
+def test_genscl_is_compared_with_its_placebo_and_with_cross_entropy_that_has_the_same_tricks(tables):
+    ours = {"one-hot": 60.0, "MixUp-CutMix": 70.0, "teacher": 72.0, "teacher, shuffled": 65.0, "main": 75.0}
+    for variant, value in ours.items():
+        tables = change(tables, "GenSCL", variant, probe_accuracy=value)
+    for variant, value in {"MixUp-CutMix": 69.0, "teacher": 70.0, "MixUp-CutMix, teacher": 72.0}.items():
+        tables = change(tables, "CE", variant, probe_accuracy=value)
+    expected = {"G2": 10.0, "G3": 12.0, "G5": 7.0, "G6a": 1.0, "G6b": 2.0, "G6c": 3.0}
+    assert {name: set(effect(tables, name)) for name in expected} == {name: {gain} for name, gain in expected.items()}
 
 
 def test_time_to_fit_is_a_ratio_of_ratios(tables):
