@@ -10,7 +10,6 @@ from typed import stages_run, stale
 
 from study import notebooks, profiles
 from study.benchmarks import estimate
-from study.notebooks import NOTEBOOKS
 from study.paths import ROOT
 
 

@@ -40,7 +40,8 @@ def reported():
 
 def curves():
     lines = [
-        [method, "main", "fine-tuning", "few-shot", shots, seed, epoch, (1 + seed) * 4.0 / epoch, 50.0 + epoch if seed < 2 else np.nan]
+        [method, "main", "fine-tuning", "few-shot", shots, seed, epoch, (1 + seed) * 4.0 / epoch,
+         50.0 + epoch if seed < 2 else np.nan]
         for method in METHODS
         for shots in (20, 100)
         for seed in range(3)
