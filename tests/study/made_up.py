@@ -19,8 +19,8 @@ SETTINGS = {
 
 
 def rows(method, variant="main", shots=(20, 100), seeds=3, gain=0.0, **settings):
-    """Rows of one method in its own notebook, fine-tuned: accuracy, by either read-out, 70 + seed + gain + shots / 10, on features (shots None) 80; seconds
-    2 + gain."""
+    """Rows of one method in its own notebook, fine-tuned: accuracy, by either read-out, 70 + seed + gain + shots / 10, on
+    features (shots None) 80; seconds 2 + gain."""
     text = json.dumps(SETTINGS | settings)
     lines = [
         [method, variant, "fine-tuning", "few-shot" if n else "features", "digits", n, seed, None, metric,
@@ -40,7 +40,17 @@ def reported():
 
 def curves():
     lines = [
-        [method, "main", "fine-tuning", "few-shot", shots, seed, epoch, (1 + seed) * 4.0 / epoch, 50.0 + epoch if seed < 2 else np.nan]
+        [
+            method,
+            "main",
+            "fine-tuning",
+            "few-shot",
+            shots,
+            seed,
+            epoch,
+            (1 + seed) * 4.0 / epoch,
+            50.0 + epoch if seed < 2 else np.nan,
+        ]
         for method in METHODS
         for shots in (20, 100)
         for seed in range(3)

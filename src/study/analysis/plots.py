@@ -3,6 +3,7 @@
 import matplotlib.patheffects as patheffects
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -279,6 +280,6 @@ def _claim_line(ax, row, y, limits):
     ax.barh(y, 2 * row.margin, left=-row.margin, height=0.8, color=GREY, alpha=0.18, lw=0)
     ax.plot([row.low, row.high], [y, y], color=mark["color"], lw=1.3, solid_capstyle="butt")
     ax.plot(row.effect, y, ms=4.5, ls="", **mark)
-    if not np.isnan(row.reported):
+    if not pd.isna(row.reported):
         inside = row.reported < limits[1]
         ax.plot(row.reported if inside else limits[1], y, "x" if inside else ">", color="black", ms=4, clip_on=False)
