@@ -3,7 +3,7 @@ their markers."""
 
 import pandas as pd
 
-from study.analysis.decisions import EQUIVALENT, NOT_TESTABLE, OPPOSITE, SMALLER, SUPPORTED, UNDECIDED
+from study.analysis.decisions import EQUIVALENT, NOT_TESTABLE, OPPOSITE, SMALLER, SUPPORTED, UNDECIDED, VERDICTS
 from study.analysis.judgement import READ_OUTS
 from study.analysis.plots import DATA_SETS, cell_in_words
 from study.methods import METHODS
@@ -35,21 +35,22 @@ def read(results, file):
 
 
 def survival(claims):
-    """Three sentences, one a line, on the confirmatory claims: which hold, which are seen not to, and how many are open."""
+    """Three sentences, one a line, on the confirmatory claims: which are supported, how many are seen not to hold as reported,
+    and how many are open."""
     confirmatory = claims[claims.family == "confirmatory"]
     sets = " and ".join(DATA_SETS.get(name, name) for name in confirmatory.data_set.unique())
-
-    def said(*verdicts):
-        rows = confirmatory[confirmatory.verdict.isin(verdicts)]
-        listed = "; ".join(f"{row.claim} ({_where(row)}: {row.effect:+.1f} points)" for row in rows.itertuples())
-        return f"{len(rows)}{' (' * bool(listed)}{listed}{')' * bool(listed)}"
-
-    untestable = (confirmatory.verdict == NOT_TESTABLE).sum()
+    counts = confirmatory.verdict.value_counts().reindex(VERDICTS, fill_value=0)
+    supported = "; ".join(
+        f"{row.claim}, {cell_in_words(row.cell)} ({DATA_SETS.get(row.data_set, row.data_set)}, {row.effect:+.1f} points)"
+        for row in confirmatory[confirmatory.verdict == SUPPORTED].itertuples()
+    )
     return [
-        f"**Of {len(confirmatory)} claims put to the test on {sets}, these are supported: {said(SUPPORTED)}.**",
-        f"Smaller than reported: {said(SMALLER)}; practically no effect: {said(EQUIVALENT)}; the opposite: {said(OPPOSITE)}.",
-        f"Undecided at this size are {(confirmatory.verdict == UNDECIDED).sum()}, and {untestable} could not be tested because "
-        "cross-entropy does not clear the best floor there.",
+        f"**Of {len(confirmatory)} confirmatory tests on {sets}, {counts[SUPPORTED]} support their claim"
+        + (f": {supported}.**" if supported else ".**"),
+        f"A gain smaller than reported is seen in {counts[SMALLER]}, practically none in {counts[EQUIVALENT]}, the opposite in "
+        f"{counts[OPPOSITE]}.",
+        f"Undecided with so few runs are {counts[UNDECIDED]}, and in {counts[NOT_TESTABLE]} cross-entropy does not clear the "
+        "best floor, so that nothing can be said.",
     ]
 
 
@@ -81,10 +82,6 @@ def verdicts_table(claims):
         cells = [_effect(of_set.loc[name]) if name in of_set.index else "" for name in sets]
         lines.append(f"| {first.claim}, {cell_in_words(first.cell, short=True)} | {reported} | {' | '.join(cells)} |")
     return lines
-
-
-def _where(row):
-    return f"{DATA_SETS.get(row.data_set, row.data_set)}, {cell_in_words(row.cell, short=True)}"
 
 
 def _percent(row):
