@@ -1,6 +1,5 @@
 """One style, one function per kind of figure: data in, figure out."""
 
-import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -125,31 +124,6 @@ def heatmap(matrix, labels, legend, digits=2, **kwargs):
         matrix, xticklabels=labels, yticklabels=labels, annot=len(labels) <= 10, fmt=f".{digits}f", annot_kws={"size": 6},
         cmap="cividis", square=True, cbar_kws={"label": legend}, ax=ax, **kwargs,
     )  # fmt: skip
-    return fig
-
-
-def heatmaps(table, y, x, down, across, legend):
-    """Column `value` of a table against its columns y and x, a small heat map for each value of columns `down` and `across`, all
-    on one scale of colours. Whole numbers are written in; a cross stands where the value is nan."""
-    rows, columns = table[down].unique(), table[across].unique()
-    size = (COLUMN, 0.9 + 0.85 * len(rows))
-    fig, axes = plt.subplots(len(rows), len(columns), figsize=size, sharex=True, sharey=True, squeeze=False)
-    scale = {"vmin": table.value.min(), "vmax": table.value.max(), "cmap": "cividis"}
-    for (i, row), (j, column) in itertools.product(enumerate(rows), enumerate(columns)):
-        panel = table[(table[down] == row) & (table[across] == column)]
-        matrix = panel.pivot(index=y, columns=x, values="value").loc[panel[y].unique(), panel[x].unique()]
-        sns.heatmap(matrix, annot=True, fmt=".0f", annot_kws={"size": 7}, cbar=False, ax=axes[i][j], **scale)
-        for row_number, right in np.argwhere(matrix.isna().values):  # seaborn leaves these cells white
-            axes[i][j].text(right + 0.5, row_number + 0.5, "×", ha="center", va="center", fontsize=7)
-        axes[i][j].set(xlabel="", ylabel=row if j == 0 else "", title="" if i else column)
-        axes[i][j].title.set_size(8)
-        axes[i][j].tick_params(length=0, labelsize=7)
-        axes[i][j].tick_params(axis="x", rotation=90)
-        axes[i][j].tick_params(axis="y", rotation=0)
-    fig.suptitle(across, fontsize=8)
-    fig.supxlabel(x, fontsize=8)
-    fig.supylabel(y, fontsize=8)
-    fig.colorbar(axes[0][0].collections[0], ax=axes, label=legend, shrink=0.8)
     return fig
 
 

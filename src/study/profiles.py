@@ -23,7 +23,7 @@ from study.writing import write_text
 # What a part keeps at toy size where it differs from the laptop's; all else are the notebooks' own defaults.
 KINDS = {
     "shots", "floor_shots", "base_shots", "learning_rate", "label_smoothing", "temperature", "hardness", "loss_weight", "weight",
-    "positives", "applied_to", "recipe", "weight_decay",
+    "positives", "applied_to", "recipe", "weight_decay", "crop", "trials", "crossed_weights", "sweep_weights",
 }  # fmt: skip
 
 

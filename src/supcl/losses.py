@@ -142,7 +142,7 @@ def clce_loss(
         block=block,
     )
     logits, labels = rows_of_logits(logits, labels, embeddings)
-    cross_entropy = F.cross_entropy(logits, labels, reduction="sum") / max(1, len(logits))
+    cross_entropy = F.cross_entropy(logits, labels) if len(logits) else logits.sum()  # which is 0, where a mean would be NaN
     return (1 - weight) * cross_entropy + weight * contrastive
 
 

@@ -139,10 +139,10 @@ class Pairs:
 
     def _itself(self, rows, first):
         """Which contrasts are the anchors themselves: (B, M) bool."""
-        columns = torch.arange(len(self.contrasts), device=self.contrasts.device)
-        if self.offset is None:
-            return (columns < 0).expand(rows, -1)
-        return columns[:rows, None] + (first + self.offset) == columns
+        itself = torch.zeros(rows, len(self.contrasts), dtype=torch.bool, device=self.contrasts.device)
+        if self.offset is not None:
+            itself.diagonal(first + self.offset).fill_(True)
+        return itself
 
     def _reduce_blocks(self, terms):
         """The terms of all anchors and their positives, (N,) each. A block is computed again for its gradient."""

@@ -85,17 +85,6 @@ def test_heatmap_and_class_counts_name_their_classes():
     assert [bar.get_height() for bar in ax.patches] == [3, 4, 1, 2]
 
 
-def test_heatmaps_put_each_value_in_the_cell_of_its_panel_and_cross_out_what_is_missing():
-    cells = [(m, a, x, y) for m in ("CE", "SupCon") for a in ("light", "strong") for y in ("2", "1") for x in ("p", "q")]
-    table = pd.DataFrame(cells, columns=["method", "augmentation", "x", "y"]).assign(value=np.arange(16.0) + 10)
-    table.loc[7, "value"] = np.nan
-    axes = figures.heatmaps(table, "y", "x", "method", "augmentation", "accuracy (%)").axes
-    shown = {tuple(np.round(t.get_position(), 1)): t.get_text() for t in axes[1].texts}
-    assert shown == {(0.5, 0.5): "14", (1.5, 0.5): "15", (0.5, 1.5): "16", (1.5, 1.5): "×"}
-    assert [t.get_text() for t in axes[0].get_yticklabels()] == ["2", "1"] and axes[2].get_ylabel() == "SupCon"
-    assert len({ax.collections[0].get_clim() for ax in axes[:4]}) == 1
-
-
 def test_strips_show_every_value_and_the_median():
     (ax,) = figures.strips({"CE": [1.0, 2.0, 9.0], "SupCon": [3.0, 3.0, 4.0, 5.0]}, "accuracy (%)").axes
     assert [sorted(line.get_ydata()) for line in ax.lines] == [[1, 2, 9], [3, 3, 4, 5]]

@@ -4,6 +4,7 @@ Operations and memory are counted on tensors without content; hours follow from 
 measured.
 """
 
+import math
 import sys
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from study import profiles
 from study.methods import METHODS
 from study.paths import ROOT
 from study.runs import alternatives
+from study.runs.tuning import OF_RUN
 from study.training.model import ImageEncoder, Model, Outputs, architecture
 from study.writing import whole
 
@@ -24,8 +26,6 @@ UTILISATION = 0.3  # share of it that training reaches: our assumption
 ACTIVATION = 0.5  # bytes of activations in 16 bits, against those counted in 32
 STATES = {"adamw": 2, "momentum": 1, "sgd": 1, "lars": 1, "rmsprop": 2}  # numbers that an optimiser keeps for each parameter
 VIEWS = 2  # of each image in a step
-# Variants that a notebook trains on the images of its reported runs, beside a sweep over what tuning tries.
-VARIANTS = {"schane": 4, "genscl": 6}
 
 
 class Cost(NamedTuple):
@@ -67,23 +67,30 @@ def image_model(encoder, image_size, classes=100):
 def passes(key, notebooks):
     """(passes over its training images that a notebook's runs on the whole encoder make, those of a teacher beside them).
 
-    notebooks: {key: parameters} of a part. Counted are reported runs, trials and variants on all images, and the episodes' runs
-    on all images of the base classes; left out are runs on few images or on frozen features, and evaluation.
+    notebooks: {key: parameters} of a part. Counted are the runs of every setting and the variants on all images, and the
+    episodes' runs on all images of the base classes; left out are runs on few images, on frozen features or of the small network
+    from scratch, and evaluation.
     """
     p, methods = notebooks[key], {method.key: method for method in METHODS.values()}
     if key == "transfer":
         return sum(notebooks[method]["epochs"][0] for method in methods if method in notebooks) * p["class_splits"], 0
     if key not in methods or p["shots"][0] != "full":
         return 0, 0
-    values, seeds = alternatives(p[methods[key].tried]), p["seeds"][0]
-    settings = len(alternatives(p["learning_rate"])) * len(values)
-    trials = settings * len(p["tuning_seeds"]) if settings > 1 else 0
-    variants, teachers = VARIANTS.get(key, 0), 0
-    if key == "cross_entropy":  # it runs the other values once more, and trains the teachers of GenSCL's trials
-        variants, teachers = len(values) - 1, len(p["tuning_seeds"]) if trials else 0
-    each = min(p.get("variant_seeds", 0), seeds)
-    with_teacher = seeds + trials + each if methods[key].needs_teacher else 0
-    return (seeds + trials + variants * each + teachers) * p["epochs"][0], with_teacher * p["epochs"][0]
+    method = methods[key]
+    values = [alternatives(p[name]) for name in {*OF_RUN, method.tried, *method.settings} & p.keys()]
+    tried = min(p["trials"][0], math.prod(map(len, values))) * p["seeds"][0]
+    with_teacher = tried if method.needs_teacher else 0
+    return (tried + variants(key, p)) * p["epochs"][0], with_teacher * p["epochs"][0]
+
+
+def variants(key, p):
+    """Runs on the images of the reported ones that a notebook with parameters p makes beside the settings that it tries."""
+    if key == "schane":  # two places, two hardnesses and every weight, of which one has been run; and one crop in place of two
+        draws = min(p["crossed_seeds"], p["seeds"][0])
+        return (4 * len(p["crossed_weights"]) - 1) * draws + min(p["same_view_seeds"], p["seeds"][0])
+    if key == "clce":  # every weight but the chosen one
+        return (len(p["sweep_weights"]) - 1) * min(p["sweep_seeds"], p["seeds"][0])
+    return 0
 
 
 def of_part(part):

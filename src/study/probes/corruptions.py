@@ -68,9 +68,8 @@ def _metrics(read_out, clean, seen, labels):
         p, y = (np.concatenate(parts) for parts in zip(*((seen[k, s][0][read_out], seen[k, s][1]) for k in KINDS), strict=True))
         metrics[f"error severity {s}"] = float(np.mean([error[kind, s] for kind in KINDS]))
         metrics[f"ece severity {s}"] = evaluation.expected_calibration_error(p, y)
-    metrics["mce"], metrics["ece"] = (
-        float(np.mean([metrics[f"{of} severity {s}"] for s in SEVERITIES])) for of in ("error", "ece")
-    )
+    for name, of in {"mce": "error", "ece": "ece"}.items():
+        metrics[name] = float(np.mean([metrics[f"{of} severity {s}"] for s in SEVERITIES]))
     metrics["relative_mce"] = metrics["mce"] - metrics["error severity 0"]
     return metrics | {f"error: {kind} {s}": value for (kind, s), value in error.items()}
 

@@ -20,7 +20,7 @@ from sklearn.svm import SVC
 from study import data
 from study.probes.evaluation import accuracy, linear_probe
 
-MOST = 10_000  # training images: with more, a fit takes longer than a minute
+MOST = 20_000  # training images: with more, a fit takes longer than two minutes and more memory than a laptop has
 CHOICE = 2000  # of them, at most, with which the setting is chosen
 FILES_SIDE = 32  # pixels a side to which pictures in files are shrunk
 

@@ -71,8 +71,8 @@ def execute(run, setup):
     Test images are sealed while a model is trained, and for a run judged on validation images to its end. A run that diverges
     has the accuracy of always naming the first class, and a metric `diverged_at_step`. None in processes but the main one.
     """
-    torch.manual_seed(run.seed)
-    with one_core(setup.compute):
+    with torch.random.fork_rng(devices=[]), one_core(setup.compute):  # where one process does all, its numbers go on as they were
+        torch.manual_seed(run.seed)
         return (_train_on_features if run.trained_on == "features" else _fine_tune)(run, setup)
 
 
@@ -87,6 +87,8 @@ def optimisation_settings(run, setup):
 
 def _fine_tune(run, setup):
     images, splits = images_of(setup.dataset), splits_of(setup.shared)
+    if run.trained_on == "full" and setup.subset:
+        splits = splits | {"train": data.few_shot_draw(images.train_labels, splits["train"], setup.subset, seed=0)}
     name = "train" if run.trained_on == "full" else draw_name(run.shots, run.seed)
     chosen, labels = _draw(run, splits, images.train_labels, name)
     train_images, validation = images.train_images[chosen], _validation_images(splits, run.seed)

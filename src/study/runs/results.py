@@ -2,9 +2,10 @@
 
 runs.csv         the long table, a row per run and metric, with COLUMNS.
                  regime is that of the Setup, "fine-tuning" or "scratch". trained_on is "few-shot" (`shots` training images of
-                 each class), "full" (all training images) or "features" (an MLP on frozen features); shots is blank but for
-                 "few-shot". variant is a name without numbers: the numbers are in settings, one JSON object, which
-                 study.tables.with_settings spreads into columns. epoch is blank, or that of a metric measured after every epoch.
+                 each class), "full" (all training images, or the Setup's `subset` of them) or "features" (an MLP on frozen
+                 features); shots is blank but for "few-shot". variant is a name without numbers: the numbers are in settings,
+                 one JSON object, which study.tables.with_settings spreads into columns. epoch is blank, or that of a metric
+                 measured after every epoch.
 curves.csv       a row per epoch of each reported run, with CURVE_COLUMNS; validation_accuracy is blank where it was not recorded.
 predictions.npz  <variant>_<shots> (runs, N): the class that the linear probe of each run on the whole encoder gives to each test
                  image, in the smallest unsigned integers; a row for each run of this variant, in the order of runs.csv; <shots>
@@ -127,6 +128,8 @@ def settings_of(run, setup):
     record |= {"classifier": run.classifier, "evaluate_on": run.evaluate_on}
     if run.trained_on != "features":
         record["augmentation"] = setup.recipe.augmentation
+    if run.trained_on == "full" and setup.subset:
+        record["subset"] = setup.subset
     if run.crop is not None:
         record["crop"] = run.crop
     compute = replace(setup.compute, checkpoints=None)

@@ -42,6 +42,7 @@ class Setup:
     encoder: Architecture | str  # also a mapping, see model.architecture; a timm name stays one
     weights: str  # "package", "hub", "none" or a file
     image_size: int  # pixels a side
+    subset: int | None = None  # images of each class that runs on all images train on, always the same; None: all there are
     batch_size: int  # images a step; each gives two views
     weight_decay: float
     recipe: Recipe = Recipe()  # also a mapping of its fields

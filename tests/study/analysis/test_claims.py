@@ -79,7 +79,8 @@ def made_up():
         runs += rows("robustness", method, "corruptions", 20, ["mce", "relative_mce", *severities])
         for number in range(6):
             runs += rows("robustness", method, "sensitivity", 20, ["probe_accuracy"], seeds=range(2), configuration=number)
-        ends = ["simplex_distance_train, last to first", "within_class_spread_train, last to first"]
+        measures = ["simplex_distance_train", "within_class_spread_train", "loss_above_floor"]
+        ends = [f"{name}, last to first" for name in measures]
         runs += rows("collapse", method, "collapse", None, ends, value=0.3, spread=0.001)
         for share in (0.0, 0.2, 0.4):
             runs += rows("collapse", method, "flipped", None, ["epochs_to_fit"], flipped_share=share)
@@ -96,7 +97,8 @@ def made_up():
     for variant in ("joint", "joint, scaled", "mask kept", "mask of each batch"):
         runs += rows("pitfalls", "SupCon", variant, 20)
     checks = [["supcon", "gradient formula", seed, 1e-13] for seed in SEEDS]
-    checks += [["schane", "extra time per step, percent of CE's", seed, 1.0 + seed / 10] for seed in SEEDS]
+    for views in ("", " with one view"):
+        checks += [["schane", f"extra time per step, percent of CE's{views}", seed, 1.0 + seed / 10] for seed in SEEDS]
     checks += [["genscl", "one-hot equals SupCon", 0, 1e-14], ["collapse", "simplex floor", 0, 1e-15]]
     for check in ("hard positives: share of attraction", "hard negatives: share of repulsion"):
         checks += [["supcon", f"{check} minus share of pairs", seed, 30.0 + seed] for seed in SEEDS]

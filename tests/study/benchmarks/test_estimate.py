@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from study import profiles
@@ -37,7 +38,7 @@ def part(**changes):
     """One notebook of two seeds and three epochs on 1,000 images, of which 100 are held back."""
     own = {
         "encoder": "test_vit", "image_size": 32, "batch_size": 50, "shots": ["full"], "seeds": [2], "epochs": [3],
-        "tuning_seeds": [1000], "learning_rate": [0.1], "temperature": [0.1], "recipe": {},
+        "trials": [1], "learning_rate": [0.1], "weight_decay": 0.1, "crop": [0.5], "temperature": [0.1], "recipe": {},
     }  # fmt: skip
     stages = {"data": {"validation_size": 100}, "supcon": own | changes}
     return profiles.Part("toy", "toys", 1000, stages)
@@ -55,25 +56,35 @@ def test_hours_and_memory_are_counts_times_costs():
     )
 
 
-def test_trials_variants_and_teachers_count():
+def test_every_setting_counts_once_for_each_seed():
     assert estimate.passes("supcon", part().stages) == (6, 0)
-    assert estimate.passes("supcon", part(temperature=[0.1, 0.2], tuning_seeds=[7, 8]).stages) == (6 + 4 * 3, 0)
-    assert estimate.passes("supcon", part(temperature=0.2, learning_rate=0.1).stages) == (6, 0)  # a number leaves no choice
+    assert estimate.passes("supcon", part(temperature=[0.1, 0.2], trials=[9]).stages) == (2 * 6, 0)
+    assert estimate.passes("supcon", part(temperature=[0.1, 0.2], crop=[0.2, 0.5], trials=[3]).stages) == (3 * 6, 0)
+    assert estimate.passes("supcon", part(temperature=0.2, trials=[9]).stages) == (6, 0)  # a number leaves no choice
     assert estimate.passes("supcon", part(shots=[20]).stages) == (0, 0)
-    own = part(label_smoothing=[0.0, 0.1], variant_seeds=1, hardness=[1.0]).stages["supcon"]
-    stages = {"cross_entropy": own, "schane": own, "genscl": own}
-    assert estimate.passes("cross_entropy", stages) == (3 * (2 + 2 + 1 + 1), 0)  # reported, trials, smoothing alone, a teacher
-    assert estimate.passes("schane", stages) == (3 * (2 + 4), 0)
-    assert estimate.passes("genscl", stages) == (3 * (2 + 6), 3 * (2 + 1))  # of the variants one has a teacher
+
+
+def test_variants_and_teachers_count():
+    own = part(
+        label_smoothing=0.0, hardness=1.0, loss_weight=0.9, crossed_weights=[0.5, 0.9], crossed_seeds=1, same_view_seeds=1,
+        sweep_weights=[0.0, 0.9, 1.0], sweep_seeds=5,
+    ).stages["supcon"]  # fmt: skip
+    stages = {"cross_entropy": own, "schane": own, "clce": own, "genscl": own}
+    assert estimate.passes("cross_entropy", stages) == (3 * 2, 0)
+    assert estimate.passes("schane", stages) == (3 * (2 + 7 + 1), 0)
+    assert estimate.passes("clce", stages) == (3 * (2 + 2 * 2), 0)  # there are two seeds
+    assert estimate.passes("genscl", stages) == (3 * 2, 3 * 2)
 
 
 def test_as_many_variants_are_counted_as_the_notebooks_run():
+    parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
     stored = {path.parent.name: path for path in (ROOT / "results").glob("*/runs.csv")}
-    assert stored.keys() >= estimate.VARIANTS.keys()
     for key in stored.keys() & {method.key for method in METHODS.values()}:
         runs = pd.read_csv(stored[key])
-        variants = set(runs.variant[runs.trained_on == "few-shot"]) - {"main", "trial", "sweep label smoothing"}
-        assert len(variants) == estimate.VARIANTS.get(key, 0), key
+        few = runs[(runs.trained_on == "few-shot") & (runs.metric == "accuracy") & ~runs.variant.isin(["main", "trial"])]
+        tried = runs[runs.variant == "trial"]
+        again = few.merge(tried, on=["shots", "seed", "metric", "value", "seconds", "settings"])  # copies of runs of the grid
+        assert len(few) - len(again) == estimate.variants(key, parameters[key]), key
 
 
 def test_the_stored_estimates_are_those_of_the_profile():

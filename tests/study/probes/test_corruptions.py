@@ -190,16 +190,54 @@ def slow_error_and_ece(images, labels):
     return 100 * wrong / len(labels), 100 * sum(abs(sum(gap)) for gap in gaps.values()) / len(labels)
 
 
-def test_metrics_are_means_over_a_slow_loop():
-    images = DIGITS[:60]
+def opposite(images):
+    return by_brightness(images)[:, ::-1]
+
+
+def bright_digits():
+    """Images and labels, of which some are wrong, so that clean images are mistaken too."""
+    images = DIGITS[:80]
     labels = (images.float().mean((1, 2, 3)) > 78).long().numpy()
-    labels[::10] = 0  # so that clean images are mistaken too
-    found = corruptions.measure(by_brightness, images, labels)
-    slow = {(k, s): slow_error_and_ece(corrupt(images, k, s, seed=0), labels) for k in KINDS for s in SEVERITIES}
+    labels[::10] = 0
+    return images, labels
+
+
+def test_metrics_are_those_of_a_slow_loop_in_which_severities_take_turns():
+    images, labels = bright_digits()
+    of_probe = corruptions.measure(lambda x: {"probe": by_brightness(x)}, images, labels, seed=3)["probe"]
+    errors, seen = {}, {s: ([], []) for s in SEVERITIES}
+    for j, kind in enumerate(KINDS):
+        for s in SEVERITIES:
+            part = [i for i in range(len(labels)) if (i + j) % 5 + 1 == s]
+            distorted = corrupt(images[part], kind, s, seed=3)
+            errors[kind, s] = slow_error_and_ece(distorted, labels[part])[0]
+            seen[s][0].append(distorted)
+            seen[s][1].append(labels[part])
     clean = slow_error_and_ece(images, labels)
-    expected = {f"error: {k} {s}": slow[k, s][0] for k, s in slow} | {"error clean": clean[0], "ece clean": clean[1]}
-    for s in SEVERITIES:
-        expected[f"error severity {s}"], expected[f"ece severity {s}"] = np.mean([slow[k, s] for k in KINDS], axis=0)
-    expected["mce"], expected["ece"] = np.mean(list(slow.values()), axis=0)
+    expected = {f"error: {k} {s}": error for (k, s), error in errors.items()}
+    expected |= {"error severity 0": clean[0], "ece severity 0": clean[1]}
+    for s, (parts, of_parts) in seen.items():
+        expected[f"error severity {s}"] = np.mean([errors[kind, s] for kind in KINDS])
+        expected[f"ece severity {s}"] = slow_error_and_ece(torch.cat(parts), np.concatenate(of_parts))[1]
+    expected["mce"], expected["ece"] = (np.mean([expected[f"{of} severity {s}"] for s in SEVERITIES]) for of in ("error", "ece"))
     expected["relative_mce"] = expected["mce"] - clean[0]
-    assert found == pytest.approx(expected) and 0 < found["error clean"] < found["mce"] < 100
+    assert of_probe == pytest.approx(expected) and 0 < of_probe["error severity 0"] < of_probe["mce"] < 100
+
+
+def test_every_image_meets_every_kind_once_and_every_severity_a_fifth_of_the_images():
+    images, labels = bright_digits()
+    sizes = []
+
+    def classify(x):
+        sizes.append(len(x))
+        return {"probe": by_brightness(x)}
+
+    corruptions.measure(classify, images, labels, seed=0)
+    assert sizes == [len(images) // 5] * 5 * len(KINDS) + [len(images)]
+
+
+def test_read_outs_are_measured_side_by_side():
+    images, labels = bright_digits()
+    both = corruptions.measure(lambda x: {"probe": by_brightness(x), "own": opposite(x)}, images, labels, seed=0)
+    assert both["probe"]["error severity 0"] == pytest.approx(100 - both["own"]["error severity 0"])
+    assert both["probe"]["error: jpeg 5"] == pytest.approx(100 - both["own"]["error: jpeg 5"])

@@ -19,6 +19,7 @@ from study.runs.results import curves
 METRICS = [
     *["accuracy", "probe_accuracy", "neighbour_accuracy"],
     *["within_class_cosine", "between_class_cosine", "isotropy", "simplex_distance"],
+    "validation_accuracy",
 ]
 
 
@@ -65,13 +66,13 @@ def test_run_on_features_learns_the_digits(setup):
 
 @pytest.mark.parametrize("run", [FEW, FEATURES], ids=["few shot", "features"])
 @pytest.mark.parametrize("evaluate_on, images", [("test", 450), ("validation", 200)])
-def test_kept_predictions_are_of_the_evaluated_images_and_give_the_accuracy(setup, run, evaluate_on, images):
+def test_predictions_are_the_probe_s_of_the_evaluated_images_whatever_the_classifier(setup, run, evaluate_on, images):
     done = execute(replace(run, evaluate_on=evaluate_on, keep=True), setup)
     digits = data.load("digits")
     validation = np.load(f"{setup.shared}/splits.npz")["validation"]
     labels = digits.test.open("test")[1] if evaluate_on == "test" else digits.train_labels[validation]
     assert done.predictions.shape == (images,) and len(done.embeddings) == images
-    assert evaluation.accuracy(done.predictions, labels) == done.metrics["accuracy"]
+    assert evaluation.accuracy(done.predictions, labels) == done.metrics["probe_accuracy"]
     assert isinstance(done.model, nn.Module) and not done.model.training
 
 
@@ -175,7 +176,7 @@ def test_extra_metrics_measure_the_evaluated_images_with_the_trained_model(setup
 
     for classifier in ("own", "probe"):
         metrics = execute(replace(FEW, extra_metrics=measured, classifier=classifier), setup).metrics
-        assert metrics["again"] == metrics["accuracy"] and list(metrics) == [*METRICS, "again"]
+        assert metrics["again"] == metrics["accuracy"] and list(metrics) == [*METRICS[:-1], "again", METRICS[-1]]
 
 
 def test_probabilities_of_classes_not_trained_on_are_zero_with_a_probe(setup):
@@ -208,9 +209,10 @@ def test_a_run_that_diverges_is_a_result_with_the_step_where_it_did(setup, run):
         return cross_entropy(outputs, batch) * (float("nan") if len(steps) == 2 else 1)
 
     done = execute(replace(run, objective=objective, curve=True, keep=True), setup)
-    assert done.metrics == {"accuracy": done.metrics["accuracy"], "diverged_at_step": 2}
-    assert 5 < done.metrics["accuracy"] < 15 and not done.predictions.any()
-    assert done.losses == done.curve == [] and len(curves([done])) == 0
+    accuracies = ("accuracy", "probe_accuracy", "neighbour_accuracy", "validation_accuracy")
+    assert done.metrics.keys() == {*accuracies, "diverged_at_step"} and done.metrics["diverged_at_step"] == 2
+    assert all(5 < done.metrics[name] < 15 for name in accuracies) and not done.predictions.any()
+    assert done.losses == done.curve == [] and len(curves([(setup, [done])])) == 0
 
 
 # The test images
@@ -252,7 +254,7 @@ def test_a_trial_is_refused_test_images_to_its_end(setup, openings):
     def measured(trained, inputs, labels):
         execution.images_of("digits").test.open("a look")
 
-    with pytest.raises(PermissionError, match="during a run that is judged on validation images"):
+    with pytest.raises(PermissionError, match="during a measurement on validation images"):
         execute(replace(FEW, extra_metrics=measured, evaluate_on="validation"), setup)
 
 
@@ -262,11 +264,22 @@ def test_a_missing_file_says_which_notebook_writes_it(setup, tmp_path, run, file
         execute(run, replace(setup, shared=str(tmp_path)))
 
 
-@pytest.mark.parametrize("classifier", ["own", "probe"])
-def test_a_trial_is_measured_by_its_classifier_s_accuracy_alone(setup, classifier):
+@pytest.mark.parametrize("run", [FEW, FEATURES], ids=["few shot", "features"])
+def test_validation_accuracy_is_the_probe_s_on_validation_images_wherever_the_run_is_evaluated(setup, run):
+    """It is what settings are chosen by."""
     digits, validation = data.load("digits"), np.load(f"{setup.shared}/splits.npz")["validation"]
-    done = execute(replace(FEW, classifier=classifier, evaluate_on="validation", keep=True), setup)
-    assert done.metrics == {"accuracy": 100 * np.mean(done.predictions == digits.train_labels[validation].numpy())}
+    on_validation, on_test = (execute(replace(run, evaluate_on=part), setup) for part in ("validation", "test"))
+    expected = evaluation.accuracy(on_validation.predictions, digits.train_labels[validation])
+    assert on_validation.metrics["validation_accuracy"] == on_validation.metrics["probe_accuracy"] == expected
+    assert on_test.metrics["validation_accuracy"] == expected != on_test.metrics["probe_accuracy"]
+    assert on_test.metrics.keys() == on_validation.metrics.keys()
+
+
+@pytest.mark.parametrize("name, value", [("weight_decay", 10.0), ("crop", 0.05)])
+def test_weight_decay_and_crop_of_a_run_take_the_place_of_the_recipe_s(setup, name, value):
+    own = {"weight_decay": setup.weight_decay, "crop": 0.5}[name]  # 0.5 is the recipe's crop
+    assert execute(replace(FEW, **{name: own}), setup).losses == execute(FEW, setup).losses
+    assert execute(replace(FEW, **{name: value}), setup).losses != execute(FEW, setup).losses
 
 
 def test_features_of_every_part_come_from_the_same_encoder(setup):

@@ -25,13 +25,14 @@ def test_table_has_a_row_per_run_and_metric_with_settings_as_json(setup):
     outcomes = [outcome(FEW, metrics, seconds=1.2345), outcome(FEATURES, metrics, seconds=2.0)]
     rows = table(outcomes, setup)
     assert rows.columns.tolist() == [
-        *["method", "variant", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds", "settings"]
+        *["method", "variant", "regime", "trained_on", "dataset", "shots", "seed", "epoch", "metric", "value", "seconds"],
+        "settings",
     ]
-    assert blank(rows.iloc[:, :10]) == [
-        ["SupCon", "plain", "few-shot", "digits", 5, 0, None, "accuracy", 71.5, 1.23],
-        ["SupCon", "plain", "few-shot", "digits", 5, 0, None, "isotropy", 0.25, 1.23],
-        ["CE", "plain", "features", "digits", None, 0, None, "accuracy", 71.5, 2.0],
-        ["CE", "plain", "features", "digits", None, 0, None, "isotropy", 0.25, 2.0],
+    assert blank(rows.iloc[:, :11]) == [
+        ["SupCon", "plain", "fine-tuning", "few-shot", "digits", 5, 0, None, "accuracy", 71.5, 1.23],
+        ["SupCon", "plain", "fine-tuning", "few-shot", "digits", 5, 0, None, "isotropy", 0.25, 1.23],
+        ["CE", "plain", "fine-tuning", "features", "digits", None, 0, None, "accuracy", 71.5, 2.0],
+        ["CE", "plain", "fine-tuning", "features", "digits", None, 0, None, "isotropy", 0.25, 2.0],
     ]
     few, features = json.loads(rows.settings[0]), json.loads(rows.settings[2])
     assert few == {
@@ -52,14 +53,16 @@ def test_metrics_of_every_epoch_have_the_epoch_in_a_column(setup):
     assert blank(rows[["epoch", "metric", "value"]]) == [[None, "accuracy", 70], [1, "test", 1], [2, "test", 2]]
 
 
-def test_curves_have_a_row_per_run_and_epoch():
-    recorded, unrecorded = outcome(FEW, losses=[2.0, 1.0], curve=[40.0, 60.0]), outcome(FEATURES, losses=[1.5])
-    rows = curves([recorded, unrecorded])
+def test_curves_have_a_row_per_reported_run_and_epoch(setup):
+    few, full = replace(FEW, variant="main"), replace(FULL, variant="main")
+    tried = outcome(FEW, losses=[9.0])
+    recorded, unrecorded = outcome(few, losses=[2.0, 1.0], curve=[40.0, 60.0]), outcome(full, losses=[1.5])
+    rows = curves([(setup, [tried, recorded]), (replace(setup, regime="scratch"), [unrecorded])])
     assert rows.columns.tolist() == CURVE_COLUMNS
     assert blank(rows) == [
-        ["SupCon", "plain", "few-shot", 5, 0, 1, 2.0, 40.0],
-        ["SupCon", "plain", "few-shot", 5, 0, 2, 1.0, 60.0],
-        ["CE", "plain", "features", None, 0, 1, 1.5, None],
+        ["SupCon", "main", "fine-tuning", "few-shot", 5, 0, 1, 2.0, 40.0],
+        ["SupCon", "main", "fine-tuning", "few-shot", 5, 0, 2, 1.0, 60.0],
+        ["CE", "main", "scratch", "full", None, 0, 1, 1.5, None],
     ]
 
 
@@ -71,34 +74,37 @@ def test_written_results_are_what_the_runs_gave(setup, tmp_path):
         outcome(replace(main, seed=1), {"accuracy": 80.0}, losses=[1.0], predictions=np.array([3, 4])),
         outcome(replace(main, shots=20), {"accuracy": 90.0}, losses=[1.0], embeddings=np.zeros((3, 4))),
     ]
-    write_results(folder, setup, outcomes)
+    whole = outcome(replace(FULL, variant="label smoothing"), {"accuracy": 95.0}, predictions=np.array([5, 6]))
+    on_features = outcome(FEATURES, {"accuracy": 99.0})
+    write_results(folder, (setup, outcomes), (replace(setup, regime="scratch"), [whole, on_features]))
     runs = read_runs(folder / "runs.csv")
-    assert runs.value.tolist() == [1, 70, 80, 90] and runs.columns.tolist() == COLUMNS
-    assert runs.shots.tolist() == [5, 5, 5, 20] and runs.epoch.isna().all()
+    assert runs.value.tolist() == [1, 70, 80, 90, 95, 99] and runs.columns.tolist() == COLUMNS
+    assert runs.shots.tolist()[:4] == [5, 5, 5, 20] and runs.shots[4:].isna().all() and runs.epoch.isna().all()
+    assert runs.regime.tolist() == ["fine-tuning"] * 4 + ["scratch"] * 2
     assert json.loads(runs.settings[0])["temperature"] == 0.1
     assert pd.read_csv(folder / "curves.csv").loss.tolist() == [2, 1, 1]  # of the reported runs alone
     with np.load(folder / "predictions.npz") as arrays:
-        assert sorted(arrays) == ["embedding_5", "predictions_20", "predictions_5"]
-        assert arrays["predictions_5"].tolist() == [[1, 2], [3, 4]] and arrays["predictions_5"].dtype == np.uint8
-        assert arrays["predictions_20"].shape == (1, 3)
+        assert sorted(arrays) == ["embedding_5", "label smoothing_full", "main_20", "main_5", "trial_5"]
+        assert arrays["main_5"].tolist() == [[1, 2], [3, 4]] and arrays["main_5"].dtype == np.uint8
+        assert arrays["main_20"].shape == arrays["trial_5"].shape == (1, 3)
+        assert arrays["label smoothing_full"].tolist() == [[5, 6]]
         assert arrays["embedding_5"].shape == (2000, 4) and arrays["embedding_5"].dtype == np.float16
-    assert {path.name for path in folder.iterdir()} == {"runs.csv", "curves.csv", "predictions.npz"}
+    assert {path.name for path in folder.iterdir()} == {"runs.csv", "curves.csv", "predictions.npz", "registered.json"}
 
 
 def test_whole_numbers_are_written_as_such(setup, tmp_path):
-    write_results(
-        tmp_path, setup, [outcome(replace(FEW, variant="main"), {"accuracy": 1.0}), outcome(FEATURES, {"accuracy": 2.0})]
-    )
+    outcomes = [outcome(replace(FEW, variant="main"), {"accuracy": 1.0}), outcome(FEATURES, {"accuracy": 2.0})]
+    write_results(tmp_path, (setup, outcomes))
     first, second = (tmp_path / "runs.csv").read_text().splitlines()[1:]
-    assert first.startswith("SupCon,main,few-shot,digits,5,0,,accuracy,1.0,") and second.startswith(
-        "CE,plain,features,digits,,0,,"
+    assert first.startswith("SupCon,main,fine-tuning,few-shot,digits,5,0,,accuracy,1.0,") and second.startswith(
+        "CE,plain,fine-tuning,features,digits,,0,,"
     )
 
 
 def test_classes_beyond_255_keep_their_numbers(setup, tmp_path):
     main = outcome(replace(FEW, variant="main"), {"accuracy": 1.0}, predictions=np.array([0, 300, 5088]))
-    write_results(tmp_path, setup, [main])
-    assert np.load(tmp_path / "predictions.npz")["predictions_5"].tolist() == [[0, 300, 5088]]
+    write_results(tmp_path, (setup, [main]))
+    assert np.load(tmp_path / "predictions.npz")["main_5"].tolist() == [[0, 300, 5088]]
 
 
 def test_principal_directions_keep_cosines_and_order_what_they_keep():
@@ -115,14 +121,14 @@ def test_principal_directions_keep_cosines_and_order_what_they_keep():
 def test_the_table_of_runs_on_all_images_says_so_and_how_they_were_trained(vit_setup, tmp_path):
     main = replace(FULL, variant="main")
     outcomes = [execute(replace(main, **changes), vit_setup) for changes in ({"keep": True}, {"optimizer": "sgd", "seed": 1})]
-    runs = write_results(tmp_path, vit_setup, outcomes)
+    runs = write_results(tmp_path, (vit_setup, outcomes))
     assert set(runs.trained_on) == {"full"} and runs.shots.isna().all()
     record, other = (json.loads(text) for text in runs.settings.unique())
     assert record["encoder"]["name"] == "test_vit" and ["drop_path_rate", 0.15] in record["encoder"]["options"]
     assert (record["optimizer"], record["layer_decay"], record["augmentation"]) == ("momentum", 0.65, "simclr")
     assert other["optimizer"] == "sgd"
     with np.load(tmp_path / "predictions.npz") as arrays:
-        assert arrays["predictions_full"].shape == (2, 450) and arrays["embedding_full"].shape == (450, 50)
+        assert arrays["main_full"].shape == (2, 450) and arrays["embedding_full"].shape == (450, 50)
 
 
 def test_checks_read_back_to_the_last_digit(tmp_path):

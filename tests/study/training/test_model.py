@@ -127,6 +127,67 @@ def test_a_stem_that_does_not_fit_is_refused(encoder):
         ImageEncoder(encoder, "none")
 
 
+def test_the_strided_stem_halves_the_image_with_a_single_convolution():
+    encoder = ImageEncoder(
+        {"name": "resnet18", "stem": "strided", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}, "none"
+    ).eval()
+    seen = []
+    encoder.backbone.layer1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    assert encoder(torch.rand(2, 1, 28, 28)).shape == (2, encoder.dim)
+    assert seen[0][2:] == (14, 14) and encoder.backbone.conv1.weight.shape[1:] == (3, 3, 3)
+
+
+# What stays as it came
+
+
+def train_a_little(encoder, objective=lambda outputs: outputs.logits.square().mean() + outputs.projection.square().mean()):
+    """(weights and buffers of the encoder before, and after ten steps of AdamW on random images)."""
+    model = build(encoder)
+    before = copy.deepcopy(model.encoder.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(10):
+        loss = objective(model.train()(torch.rand(8, 3, 32, 32)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return before, model.encoder.state_dict()
+
+
+def changed(states):
+    before, after = states
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+def test_frozen_statistics_stay_while_scale_and_shift_learn(name):
+    frozen, free = (changed(train_a_little({"name": name, "frozen_statistics": frozen})) for frozen in (True, False))
+    statistics = {n for n in free if n.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert len(statistics) > 10 and frozen == free - statistics
+    assert {n for n in frozen if "bn" in n and n.endswith("weight")} and {n for n in frozen if "bn" in n and n.endswith("bias")}
+
+
+def test_with_frozen_statistics_an_image_s_embedding_does_not_depend_on_its_batch():
+    images = torch.rand(6, 3, 32, 32)
+    for frozen in (True, False):
+        encoder = build({"name": "test_resnet", "frozen_statistics": frozen}).encoder.train()
+        assert torch.allclose(encoder(images)[:2], encoder(images[:2]), atol=1e-5) == frozen
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_frozen_stages_and_the_stem_keep_their_weights_and_the_others_learn(count):
+    moved = changed(train_a_little({"name": "test_efficientnet", "frozen_stages": count, "frozen_statistics": True}))
+    stages = {name.split(".")[2] for name in moved if name.startswith("backbone.blocks.")}
+    every = len(build("test_efficientnet").encoder.backbone.blocks)
+    assert stages == {str(stage) for stage in range(count, every)}
+    assert not {name for name in moved if "conv_stem" in name or name.startswith("backbone.bn1")}
+    assert {name for name in moved if "conv_head" in name}
+
+
+def test_more_frozen_stages_than_there_are_is_refused_with_their_number():
+    with pytest.raises(ValueError, match=r"frozen_stages is 9, but test_efficientnet has \d; expected fewer"):
+        build({"name": "test_efficientnet", "frozen_stages": 9})
+
+
 # Heads
 
 
