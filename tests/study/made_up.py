@@ -40,21 +40,12 @@ def reported():
 
 def curves():
     lines = [
-        [
-            method,
-            "main",
-            "fine-tuning",
-            "few-shot",
-            shots,
-            seed,
-            epoch,
-            (1 + seed) * 4.0 / epoch,
-            50.0 + epoch if seed < 2 else np.nan,
-        ]
+        [method, "main", "fine-tuning", "few-shot", shots, seed, epoch, (1 + seed) * 4.0 / epoch,
+         50.0 + epoch if seed < 2 else np.nan]
         for method in METHODS
         for shots in (20, 100)
         for seed in range(3)
         for epoch in (1, 2, 4)
-    ]
+    ]  # fmt: skip
     columns = ["method", "variant", "regime", "trained_on", "shots", "seed", "epoch", "loss", "validation_accuracy"]
     return pd.DataFrame(lines, columns=columns)

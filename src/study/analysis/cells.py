@@ -32,7 +32,7 @@ def _crossed(place, hard, weight=0.9):
     return (Source("schane", "crossed", {"applied_to": place, "hardness": hardness, "weight": weight}),)
 
 
-TRICKS = ("MixUp-CutMix", "label smoothing", "teacher", "MixUp-CutMix, teacher")
+TRICKS = ("MixUp-CutMix", "teacher", "MixUp-CutMix, teacher")
 ARMS = {method.name: (Source(method.key),) for method in METHODS.values()} | {  # as notebooks/claims.yaml describes them
     "CE with GenSCL's tricks": (Source("cross_entropy"), *(Source("cross_entropy", trick) for trick in TRICKS)),
     "SupCon with L_in": (Source("supcon", "form in"),),
