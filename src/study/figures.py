@@ -18,7 +18,6 @@ sns.set_theme(
     font_scale=0.95,
     rc={
         "figure.dpi": 130,
-        "savefig.dpi": 300,
         "figure.constrained_layout.use": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -33,10 +32,10 @@ def colour_of(name):
     return METHODS[name].colour if name in METHODS else GREY
 
 
-def save(fig, folder, name):
+def save(fig, folder, name, dpi=300):
     """Write the figure as folder/name.png, for the paper and the README; it stays open for the notebook to show."""
     with whole(Path(folder) / f"{name}.png") as unfinished:
-        fig.savefig(unfinished, metadata={"Software": None})
+        fig.savefig(unfinished, dpi=dpi, metadata={"Software": None})
 
 
 def picture_grid(rows, row_labels=None, captions=None, scale=0.5, greys=(None, None)):

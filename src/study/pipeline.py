@@ -56,13 +56,14 @@ def methods():
 
 
 def paper():
-    """Compile paper/paper.typ."""
+    """Compile paper/paper.typ, with the results on pictures in colour where they are there."""
     import typst  # takes longer to load than most commands run
 
     start = time.time()
+    colour = {"colour": "results/colour"} if (ROOT / "results" / "colour" / "claims.csv").exists() else {}
     options = {"root": ROOT, "ignore_system_fonts": True, "timestamp": datetime.fromtimestamp(0, UTC)}
     with whole(ROOT / "paper" / "paper.pdf") as unfinished:
-        typst.compile(ROOT / "paper" / "paper.typ", output=unfinished, **options)
+        typst.compile(ROOT / "paper" / "paper.typ", output=unfinished, sys_inputs=colour, **options)
     _note_seconds("paper", start)
 
 
@@ -94,7 +95,7 @@ def prepare():
     """Make what DVC's commands look for and a fresh clone lacks: clean copies, the list of methods' results, empty folders."""
     clean()
     methods()
-    for folder in ("data", "results/arrays/data", "results/arrays/cross_entropy"):
+    for folder in ("data", "results/arrays/data", "results/arrays/cross_entropy", "results/colour"):
         (ROOT / folder).mkdir(parents=True, exist_ok=True)
 
 
@@ -121,7 +122,7 @@ def smoke(folder):
 
 
 def verdicts():
-    """Recompute the analysis from the results that Git holds, into build/verdicts, and say what differs from results/analysis."""
+    """Recompute the analysis from the results that Git holds, into build/verdicts, and say what differs from what is stored."""
     from study.verdicts import recompute
 
     raise SystemExit(recompute())
@@ -138,7 +139,7 @@ def summary(folder=ROOT):
     print("\nseconds each stage took when it last ran here")
     for path in sorted((folder / SECONDS).glob("*.json"), key=lambda path: path.stat().st_mtime):
         print(f"  {path.stem:<20}{json.loads(path.read_text()):8.0f}")
-    for path in ("results/<notebook>/figures", "results/analysis/claims.csv", "results/analysis/table.csv", "paper/paper.pdf"):
+    for path in ("results/<notebook>/figures", "results/accuracy.csv", "results/claims.csv", "paper/paper.pdf"):
         print(folder / path)
 
 
@@ -154,7 +155,7 @@ def copy_project(folder):
     for name in ("notebooks", "src", "paper"):
         shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pdf", "__pycache__", "*.egg-info", ".*"))
-    (folder / "results").mkdir(exist_ok=True)
+    (folder / "results" / "colour").mkdir(parents=True, exist_ok=True)
     (folder / ".dvc").mkdir(exist_ok=True)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots.html"):
         shutil.copy(ROOT / name, folder / name)

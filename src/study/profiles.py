@@ -109,6 +109,8 @@ def keep_results(part, folder, kept):
     for stage in part.stages:
         shutil.rmtree(kept / stage, ignore_errors=True)
         shutil.copytree(folder / "results" / stage, kept / stage)
+    for table in (folder / "results").glob("*.csv"):  # of the analysis
+        shutil.copy(table, kept / table.name)
 
 
 def run_part(part, folder, **variables):

@@ -1,10 +1,16 @@
-"""The tables of results in README.md and docs/: python -m study.readme puts them between their markers."""
+"""The tables of results in README.md and docs/, and what the verdicts say in words: python -m study.readme puts them between
+their markers."""
 
 import pandas as pd
 
-from study.analysis.ledger import tally
+from study.analysis.decisions import EQUIVALENT, NOT_TESTABLE, OPPOSITE, SMALLER, SUPPORTED, UNDECIDED, VERDICTS
+from study.analysis.judgement import READ_OUTS
+from study.analysis.plots import DATA_SETS, cell_in_words
+from study.methods import METHODS
 from study.paths import ROOT
 from study.writing import write_text
+
+FOLDERS = (".", "colour")  # of results: the laptop's, and those on pictures in colour where they are there
 
 
 def main():
@@ -14,34 +20,78 @@ def main():
 
 
 def with_results(page, text, results):
-    """The page's text with what stands between each pair of markers replaced by a table of the folder results."""
+    """The page's text with what stands between each pair of markers replaced by lines on tables of the folder results."""
     for name, (file, lines_of) in PAGES[page].items():
         start, end = text.index(f"<!-- {name}:"), text.index(f"<!-- end of {name} -->")
-        lines = lines_of(pd.read_csv(results / file))
+        lines = lines_of(read(results, file))
         text = text[: text.index("\n", start) + 1] + "\n".join(lines) + "\n" + text[end:]
     return text
 
 
-def claims_table(claims):
-    """Lines of Markdown: how many claims of each paper got which verdict, as ledger.tally counts them."""
-    counts = tally(claims)
-    lines = ["| claims of | " + " | ".join(counts.columns) + " |", "|---" * (1 + len(counts.columns)) + "|"]
-    return lines + [f"| {paper} | " + " | ".join(str(n) for n in row) + " |" for paper, *row in counts.itertuples()]
+def read(results, file):
+    """A table of the folder results, and under it the one of the same name of each other data set."""
+    paths = [results / folder / file for folder in FOLDERS]
+    return pd.concat([pd.read_csv(path, dtype={"labels": str}) for path in paths if path.exists()], ignore_index=True)
 
 
-def accuracy_table(table):
-    """Lines of Markdown: a row per method, columns as in results/analysis/table.csv for each number of shots."""
-    shots = list(dict.fromkeys(table.shots))
-    lines = ["| method |" + "".join(f" {n} per class | difference to CE |" for n in shots), "|---" * (1 + 2 * len(shots)) + "|"]
-    for method, rows in table.groupby("method", sort=False):
-        cells = []
-        for row in rows.to_dict("records"):
-            cells.append(f"{row['mean']:.1f} % ({row['low']:.1f} to {row['high']:.1f}, n = {row['n']})")
-            shown = [f"{round(row[key], 1) + 0.0:+.1f}" for key in ("difference", "difference_low", "difference_high")]  # no -0.0
-            difference = "{} ({} to {})".format(*shown)
-            cells.append("" if method == "CE" else difference)
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+def survival(claims):
+    """Three sentences, one a line, on the confirmatory claims: which are supported, how many are seen not to hold as reported,
+    and how many are open."""
+    confirmatory = claims[claims.family == "confirmatory"]
+    sets = " and ".join(DATA_SETS.get(name, name) for name in confirmatory.data_set.unique())
+    counts = confirmatory.verdict.value_counts().reindex(VERDICTS, fill_value=0)
+    supported = "; ".join(
+        f"{row.claim}, {cell_in_words(row.cell)} ({DATA_SETS.get(row.data_set, row.data_set)}, {row.effect:+.1f} points)"
+        for row in confirmatory[confirmatory.verdict == SUPPORTED].itertuples()
+    )
+    return [
+        f"**Of {len(confirmatory)} confirmatory tests on {sets}, {counts[SUPPORTED]} support their claim"
+        + (f": {supported}.**" if supported else ".**"),
+        f"A gain smaller than reported is seen in {counts[SMALLER]}, practically none in {counts[EQUIVALENT]}, the opposite in "
+        f"{counts[OPPOSITE]}.",
+        f"Undecided with so few runs are {counts[UNDECIDED]}, and in {counts[NOT_TESTABLE]} cross-entropy does not clear the "
+        "best floor, so that nothing can be said.",
+    ]
+
+
+def accuracy_table(accuracy):
+    """Lines of Markdown: a row per floor and method, a column per cell, all methods by the linear probe, in percent."""
+    shown = accuracy[accuracy.read_out.isin([READ_OUTS["probe_accuracy"], "as it is"])]
+    cells = shown[["data_set", "regime", "labels"]].drop_duplicates()
+    cells = [(row.data_set, f"{row.regime}/{row.labels}") for row in cells.itertuples()]
+    lines = ["| | " + " | ".join(f"{DATA_SETS.get(name, name)}, {cell_in_words(cell)}" for name, cell in cells) + " |"]
+    lines += ["|---" * (1 + len(cells)) + "|"]
+    names = sorted(shown.method.unique(), key=lambda name: name in METHODS)  # floors first
+    of_cell = {(row.data_set, f"{row.regime}/{row.labels}", row.method): row for row in shown.itertuples()}
+    for name in names:
+        rows = [of_cell.get((*cell, name)) for cell in cells]
+        label = name if name in METHODS else f"*floor: {name}*"
+        lines.append(f"| {label} | " + " | ".join("" if row is None else _percent(row) for row in rows) + " |")
     return lines
+
+
+def verdicts_table(claims):
+    """Lines of Markdown: a row per confirmatory claim, its effect and verdict on each data set."""
+    confirmatory = claims[claims.family == "confirmatory"]
+    sets = confirmatory.data_set.unique()
+    lines = ["| claim | reported | " + " | ".join(DATA_SETS.get(name, name) for name in sets) + " |"]
+    lines += ["|---" * (2 + len(sets)) + "|"]
+    for _, rows in confirmatory.groupby("id", sort=False):
+        first, of_set = rows.iloc[0], rows.set_index("data_set")
+        reported = "" if pd.isna(first.reported) else f"{first.reported:+g}"
+        cells = [_effect(of_set.loc[name]) if name in of_set.index else "" for name in sets]
+        lines.append(f"| {first.claim}, {cell_in_words(first.cell, short=True)} | {reported} | {' | '.join(cells)} |")
+    return lines
+
+
+def _percent(row):
+    bounds = "" if pd.isna(row.low) else f" ({row.low:.1f} to {row.high:.1f})"
+    return f"{row.mean:.1f}{bounds}"
+
+
+def _effect(row):
+    mean, low, high = (f"{round(value, 1) + 0.0:+.1f}" for value in (row.effect, row.low, row.high))  # no -0.0
+    return f"{row.verdict}: {mean} ({low} to {high})"
 
 
 def cost_table(cost):
@@ -69,11 +119,12 @@ def estimates_table(estimates):
     return lines
 
 
-# The tables of each page, by the name of their markers: the file that they show, and the function that writes their lines.
+# What each page has of results, by the name of the markers: the file that is shown, and the function that writes the lines.
 PAGES = {
     "README.md": {
-        "claims": ("analysis/claims.csv", claims_table),
-        "accuracy": ("analysis/table.csv", accuracy_table),
+        "survival": ("claims.csv", survival),
+        "accuracy": ("accuracy.csv", accuracy_table),
+        "verdicts": ("claims.csv", verdicts_table),
         "cost": ("cost/cost.csv", cost_table),
     },
     "docs/larger.md": {"estimates": ("estimates.csv", estimates_table)},

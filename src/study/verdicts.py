@@ -1,4 +1,4 @@
-"""The analysis again from what Git holds, without data, weights or DVC's cache, compared with results/analysis."""
+"""The analysis again from what Git holds, without data, weights or DVC's cache, compared with what is stored."""
 
 import json
 import shutil
@@ -13,28 +13,32 @@ from study.paths import ROOT
 
 AGAIN = ROOT / "build" / "verdicts"
 # Columns that say which row it is, where a table has them.
-NAMES = ["id", "notebook", "method", "variant", "trained_on", "shots", "settings"]
+NAMES = [
+    "id", "notebook", "data_set", "cell", "regime", "labels", "method", "read_out", "variant", "trained_on", "shots", "settings",
+]  # fmt: skip
 RELATIVE = 1e-6  # by so much numbers may differ: the rounding of another processor
 PIXELS = 0.001  # share of a figure's pixels that may differ: another version of a font
+BESIDE = ["accuracy.csv", "claims.csv"]  # what the analysis writes beside its own folder
 MAPS = "maps.png"  # t-SNE carries the last digit of a number across the whole picture
 
 
 def recompute():
-    """Run the analysis into build/verdicts, print file by file what differs from results/analysis, and return 1 if something
-    that matters does, else 0."""
+    """Run the analysis into build/verdicts, print file by file what differs from what is stored in results, and return 1 if
+    something that matters does, else 0."""
     shutil.rmtree(AGAIN, ignore_errors=True)
-    only_numbers = shutil.ignore_patterns("analysis", "arrays", "*.png", "*.ipynb")
+    only_numbers = shutil.ignore_patterns("analysis", "colour", "arrays", "*.png", "*.ipynb", *BESIDE)
     shutil.copytree(ROOT / "results", AGAIN, ignore=only_numbers)
     parameters = yaml.safe_load((ROOT / "params.yaml").read_text())["analysis"]
     parameters["results"] = AGAIN.relative_to(ROOT).as_posix()
     notebooks.write_clean("analysis", AGAIN / "clean.ipynb")
     notebooks.execute(AGAIN / "clean.ipynb", AGAIN / "analysis" / "analysis.ipynb", parameters)
-    return report(ROOT / "results" / "analysis", AGAIN / "analysis")
+    return report(ROOT / "results", AGAIN)
 
 
 def report(stored, again):
-    """Print what differs between two folders of the analysis; 0 if nothing that matters does, else 1."""
-    files = {path.relative_to(folder) for folder in (stored, again) for path in folder.rglob("*") if path.suffix in COMPARE}
+    """Print what differs between what the analysis wrote in two folders of results; 0 if nothing that matters does, else 1."""
+    written = [path for folder in (stored, again) for path in [*(folder / "analysis").rglob("*"), *map(folder.joinpath, BESIDE)]]
+    files = {path.relative_to(again if path.is_relative_to(again) else stored) for path in written if path.suffix in COMPARE}
     matters = False
     print(f"\n{again} against {stored}")
     for file in sorted(files):

@@ -87,12 +87,12 @@ def test_its_notebook_runs_and_leaves_its_results_and_a_figure(project):
 def test_figures_of_all_methods_show_it_in_its_colour(project):
     code = (
         "import pandas as pd\n"
-        "from study import figures, tables\n"
+        "from study import figures\n"
         "from study.analysis import comparison, plots\n"
         "runs = pd.read_csv('results/nca/runs.csv', dtype={'shots': 'Int64'})\n"
         "runs = runs[runs.variant == 'main']\n"
-        "table = comparison.results_table(pd.concat([runs.assign(method='CE'), runs]))\n"
-        "fig = plots.results_figure(table)\n"
+        "summary = comparison.summarise_each(pd.concat([runs.assign(method='CE'), runs]), ['isotropy'])\n"
+        "fig = plots.geometry_figure(summary, {name: name for name in ['isotropy'] * 4})\n"
         "print([label.get_text() for label in fig.axes[0].get_yticklabels()], figures.colour_of('NCA'))"
     )
     assert python(project, code).strip() == "['CE', 'NCA'] #e69f00"

@@ -123,6 +123,14 @@ def test_results_in_colour_are_copied_to_where_git_keeps_them(part, tmp_path):
     assert copied == {path for path in written if path.parts[0] in chosen.stages} and copied
 
 
+def test_the_tables_of_the_analysis_are_copied_with_them(tmp_path):
+    (tmp_path / "run" / "results" / "analysis").mkdir(parents=True)
+    (tmp_path / "run" / "results" / "claims.csv").write_text("id")
+    (tmp_path / "kept").mkdir()
+    profiles.keep_results(profiles.Part("a", "b", 1, {"analysis": {}}), tmp_path / "run", tmp_path / "kept")
+    assert (tmp_path / "kept" / "claims.csv").read_text() == "id"
+
+
 @pytest.mark.parametrize("profile, kept", [("colour", ["cifar-10"]), ("paper", [])])
 def test_the_results_of_a_profile_are_kept_where_it_names_a_folder(monkeypatch, profile, kept):
     copied = []

@@ -40,9 +40,10 @@ def test_the_results_are_those_of_the_tables(page):
 @pytest.mark.parametrize(
     "page, changed, column",
     [
-        ("README.md", "analysis/table.csv", "mean"),
+        ("README.md", "accuracy.csv", "mean"),
         ("README.md", "cost/cost.csv", "value"),
-        ("README.md", "analysis/claims.csv", "verdict"),
+        ("README.md", "claims.csv", "effect"),
+        ("README.md", "claims.csv", "verdict"),
         ("docs/larger.md", "estimates.csv", "gpu_hours"),
     ],
 )
@@ -51,9 +52,64 @@ def test_a_changed_number_changes_the_page(tmp_path, page, changed, column):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / "results" / file, tmp_path / file)
     table = pd.read_csv(tmp_path / changed)
-    table[column] = "refuted" if column == "verdict" else table[column] + 1e9
+    table[column] = "opposite" if column == "verdict" else table[column] + 1e9
+    before = readme.with_results(page, PAGES[page], tmp_path)
     table.to_csv(tmp_path / changed)
-    assert readme.with_results(page, PAGES[page], tmp_path) != PAGES[page]
+    assert readme.with_results(page, PAGES[page], tmp_path) != before
+
+
+def claims(verdicts, data_set="fashion-mnist"):
+    rows = [
+        {
+            "id": f"c{k}",
+            "claim": f"claim {k}",
+            "data_set": data_set,
+            "cell": "scratch/full",
+            "family": "confirmatory",
+            "verdict": v,
+        }
+        for k, v in enumerate(verdicts)
+    ]
+    return pd.DataFrame(rows).assign(effect=0.84, low=-0.04, high=1.7, reported=[2.0] + [None] * (len(rows) - 1))
+
+
+def test_what_survives_is_said_in_three_sentences_that_follow_from_the_verdicts():
+    table = pd.concat([claims(["supported", "undecided", "opposite"]), claims(["undecided", "not testable here"], "cifar-10")])
+    first, second, third = readme.survival(pd.concat([table, claims(["supported"]).assign(family="exploratory")]))
+    assert first == (
+        "**Of 5 confirmatory tests on Fashion-MNIST and CIFAR-10, 1 support their claim: claim 0, from scratch (Fashion-MNIST, "
+        "+0.8 points).**"
+    )
+    assert "smaller than reported is seen in 0, practically none in 0, the opposite in 1." in second
+    assert "so few runs are 2, and in 1 cross-entropy does not clear" in third
+    assert readme.survival(claims(["undecided"]))[0].endswith("on Fashion-MNIST, 0 support their claim.**")
+
+
+def test_verdicts_stand_beside_each_other_for_every_data_set():
+    lines = readme.verdicts_table(pd.concat([claims(["supported", "opposite"]), claims(["undecided"], "cifar-10")]))
+    assert lines == [
+        "| claim | reported | Fashion-MNIST | CIFAR-10 |",
+        "|---|---|---|---|",
+        "| claim 0, from scratch | +2 | supported: +0.8 (+0.0 to +1.7) | undecided: +0.8 (+0.0 to +1.7) |",
+        "| claim 1, from scratch |  | opposite: +0.8 (+0.0 to +1.7) |  |",
+    ]
+
+
+def test_accuracies_are_those_of_one_read_out_with_floors_first(tmp_path):
+    columns = ["data_set", "regime", "labels", "method", "read_out", "mean", "low", "high", "runs"]
+    rows = [["digits", "fine-tuning", "20", "CE", "linear probe", 80.04, 79.0, 81.0, 8]]
+    rows += [["digits", "fine-tuning", "20", "CE", "own classifier", 79.0, 78.0, 80.0, 4]]
+    rows += [["digits", "fine-tuning", "20", "pixels, SVM", "as it is", 70.0, None, None, 1]]
+    rows += [["digits", "scratch", "full", "CE", "linear probe", 90.0, 89.0, 91.0, 8]]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "accuracy.csv", index=False)
+    (tmp_path / "colour").mkdir()
+    pd.DataFrame(rows[-1:], columns=columns).assign(data_set="cifar-10").to_csv(tmp_path / "colour" / "accuracy.csv", index=False)
+    assert readme.accuracy_table(readme.read(tmp_path, "accuracy.csv")) == [
+        "| | digits, fine-tuning, 20 per class | digits, from scratch | CIFAR-10, from scratch |",
+        "|---|---|---|---|",
+        "| *floor: pixels, SVM* | 70.0 |  |  |",
+        "| CE | 80.0 (79.0 to 81.0) | 90.0 (89.0 to 91.0) | 90.0 (89.0 to 91.0) |",
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES)

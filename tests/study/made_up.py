@@ -19,15 +19,15 @@ SETTINGS = {
 
 
 def rows(method, variant="main", shots=(20, 100), seeds=3, gain=0.0, **settings):
-    """Rows of one method in its own notebook: accuracy 70 + seed + gain + shots / 10, on features (shots None) 80; seconds
-    2 + gain."""
+    """Rows of one method in its own notebook, fine-tuned: accuracy, by either read-out, 70 + seed + gain + shots / 10, on
+    features (shots None) 80; seconds 2 + gain."""
     text = json.dumps(SETTINGS | settings)
     lines = [
         [method, variant, "fine-tuning", "few-shot" if n else "features", "digits", n, seed, None, metric,
          70 + seed + gain + n / 10 if n else 80, 2 + gain, text, METHODS[method].key]
         for n in shots
         for seed in range(seeds)
-        for metric in METRICS
+        for metric in (*METRICS, "probe_accuracy")
     ]  # fmt: skip
     table = pd.DataFrame(lines, columns=[*COLUMNS, "notebook"])
     return table.astype({"shots": "Int64", "epoch": "Int64"})
@@ -46,6 +46,6 @@ def curves():
         for shots in (20, 100)
         for seed in range(3)
         for epoch in (1, 2, 4)
-    ]
+    ]  # fmt: skip
     columns = ["method", "variant", "regime", "trained_on", "shots", "seed", "epoch", "loss", "validation_accuracy"]
     return pd.DataFrame(lines, columns=columns)

@@ -30,7 +30,8 @@ def test_the_file_holds_at_most_ten_confirmatory_claims_and_they_cover_the_four_
     confirmatory = [claim for claim in claims if claim.family == "confirmatory"]
     assert len(confirmatory) <= CONFIRMATORY
     assert {"SupCon", "SCHaNe", "CLCE", "GenSCL"} <= {arm for c in confirmatory if c.reference == ("CE",) for arm in c.method}
-    assert protocol["tuning_draws"] < protocol["looks"][0]
+    assert {claim.cell for claim in claims} == protocol["looks"].keys()
+    assert all(protocol["tuning_draws"] < looks[0] for looks in protocol["looks"].values())
 
 
 def test_every_arm_that_is_described_is_in_a_claim():
@@ -64,7 +65,8 @@ def test_the_smallest_effect_of_interest_is_half_the_gain_or_one_point(reported,
         (lambda c: c["claims"][0].pop("paper"), "lacks, or has for nothing, paper"),
         (lambda c: c["claims"][1].update(id="supcon-scratch"), "several claims with the id supcon-scratch"),
         (lambda c: c["claims"][-1].update(family="confirmatory"), "has 11 confirmatory claims; at most 10"),
-        (lambda c: c["protocol"].update(tuning_draws=8), r"looks \[8, 10\] and 8 tuning draws"),
+        (lambda c: c["protocol"].update(tuning_draws=8), r"for fine-tuning/20 looks \[6\] and 8 tuning draws"),
+        (lambda c: c["protocol"]["looks"].update({"scratch/full": [8, 4]}), r"for scratch/full looks \[8, 4\]"),
         (lambda c: c["protocol"].pop("looks"), "expected looks, read_out, tuning_draws"),
         (lambda c: c.pop("arms"), "lacks arms; expected protocol, arms and claims"),
     ],
@@ -103,10 +105,10 @@ def test_results_are_refused_for_a_claim_that_is_new(changed):
 
 def test_another_protocol_or_another_description_of_an_arm_is_another_claim(changed):
     before = registration(load_claims()[0])
-    after = registration(changed(lambda content: content["protocol"].update(looks=[6, 12])))
+    after = registration(changed(lambda content: content["protocol"].update(looks={"fine-tuning/20": [6, 12]})))
     assert not before.items() & after.items()
     after = registration(changed(lambda content: content["arms"].update(CLCE="something else")))
-    assert {id for id in before if before[id] != after[id]} == {"clce-20", "clce-100", "place-control-20", "place-control-100"}
+    assert {id for id in before if before[id] != after[id]} == {"clce-20", "clce-100", "place-control-20"}
 
 
 def test_words_may_be_corrected(changed):

@@ -109,7 +109,7 @@ def _read_source(results, cell, source):
         return []
     predictions = results.predictions(source.key)[f"{source.variant}_{shots}"]
     names = [name for name in rows.columns if name not in ("seed", "value", "seconds", "epoch")]
-    groups = rows.astype({name: str for name in names}).groupby(names, sort=False)
+    groups = rows.astype({name: str for name in names}).groupby(names, sort=False, dropna=False)
     return [(pd.Series(group.value.to_numpy(), group.seed), predictions[group.index]) for _, group in groups]
 
 

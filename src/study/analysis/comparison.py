@@ -1,4 +1,5 @@
-"""The results of all methods side by side: what the notebooks wrote under results/<notebook>/, read and put into tables."""
+"""The runs of all methods side by side, but for how accurate they are (study.analysis.judgement): what the notebooks wrote under
+results/<notebook>/, read and put into tables."""
 
 import json
 from itertools import combinations
@@ -52,11 +53,12 @@ def read_test_set(results):
 
 
 def reported(rows):
-    """The rows of the reported runs: variant "main" of the method that each notebook is about. shots is a whole number there.
+    """The rows of the reported runs in fine-tuning: variant "main" of the method that each notebook is about. shots is a whole
+    number there.
 
     Raises ValueError if a method has none, or has such on all images.
     """
-    main = rows[_is_reported(rows)]
+    main = rows[_is_main(rows) & (rows.regime == "fine-tuning")]
     if missing := [name for name in METHODS if name not in set(main.method)]:
         keys = ", ".join(METHODS[name].key for name in missing)
         raise ValueError(f"{', '.join(missing)} have no reported runs (variant main); expected some of each method. Run {keys}.")
@@ -80,31 +82,22 @@ def protocol_differences(runs):
     return differing
 
 
-def results_table(runs):
-    """Accuracy of every method by number of shots, and its difference to CE, paired by seed; with 95 % intervals."""
-    by = ("method", "shots")
-    table = summarise(runs, by=by)[[*by, "n", "mean", "low", "high"]]
-    return table.merge(
-        _differences(paired_differences(runs, {"method": "CE"}, by=by), by), on=by, how="left", validate="one_to_one"
-    )
-
-
 def variants_table(runs):
-    """Accuracy of everything that is neither a trial nor a reported run, and its difference to its method's reported runs with
-    the same shots and seeds, where there are such. Column `settings` is JSON: what tells it from these, and the runs of one
-    variant from each other."""
-    is_main = _is_reported(runs)
+    """Accuracy, by the linear probe, of everything that is neither a trial nor a reported run, and its difference to its method's
+    reported runs with the same shots and seeds, where there are such. Column `settings` is JSON: what tells it from these, and
+    the runs of one variant from each other."""
+    is_main, metric = _is_main(runs), "probe_accuracy"
     others, by = ~is_main & (runs.variant != "trial"), ["notebook", *BY]
     runs = runs.assign(settings="{}")
     for (_, method, _, trained_on, shots), rows in runs[others].groupby(by, dropna=False):
         beside = runs[is_main & (runs.method == method) & (runs.trained_on == trained_on) & (runs.shots == shots)]
         runs.loc[rows.index, "settings"] = _what_varies(rows, beside)
     by.append("settings")
-    table = summarise(runs[others], by=by)[[*by, "n", "mean", "low", "high"]]
+    table = summarise(runs[others], metric, by)[[*by, "n", "mean", "low", "high"]]
     parts = [pd.DataFrame(columns=[*by, "difference", "difference_low", "difference_high"])]
     for method in table.method.unique():
         main = {"notebook": METHODS[method].key, "method": method, "variant": "main"}
-        parts.append(_differences(paired_differences(runs[runs.method == method], main, by=by), by))
+        parts.append(_differences(paired_differences(runs[runs.method == method], main, metric, by), by))
     return table.merge(pd.concat(parts[1:] or parts), on=by, how="left", validate="one_to_one")
 
 
@@ -187,9 +180,8 @@ def _read_tables(results, kind, notebooks):
     return table.astype({name: kind for name, kind in COUNTS.items() if name in table})
 
 
-def _is_reported(rows):
-    own = rows.notebook == rows.method.map({name: method.key for name, method in METHODS.items()})
-    return (rows.variant == "main") & (rows.regime == "fine-tuning") & own
+def _is_main(rows):
+    return (rows.variant == "main") & (rows.notebook == rows.method.map({name: method.key for name, method in METHODS.items()}))
 
 
 def _what_varies(rows, beside):

@@ -42,7 +42,7 @@ def accuracy_table(results, cells, protocol):
 
 def differences_table(results, cells, protocol):
     """A row for each method but cross-entropy in each cell: its difference to tuned cross-entropy by the linear probe, in points,
-    with its interval; beside it the accuracy of cross-entropy, and the best floor, in percent."""
+    with its interval, standard error and p; beside it the accuracy of cross-entropy, and the best floor, in percent."""
     rows = []
     for cell in cells:
         floors = {name: 100 * right.mean() for name, right in results.floors(cell.split("/")[1]).items()}
@@ -58,7 +58,8 @@ def differences_table(results, cells, protocol):
                 arms, _ = arms_of(results, cell, {name: 1.0, "CE": -1.0})
                 effect = nested_bootstrap(arms, protocol["tuning_draws"])
                 low, high = effect.interval()
-                rows.append({"cell": cell, "method": name, "effect": effect.estimate, "low": low, "high": high} | beside)
+                row = {"data_set": results.dataset, "cell": cell, "method": name, "effect": effect.estimate}
+                rows.append(row | {"low": low, "high": high, "error": effect.error, "p": effect.p()} | beside)
     return pd.DataFrame(rows)
 
 
@@ -88,12 +89,11 @@ def claims_table(results, claims, protocol):
     return decisions.judge(pd.DataFrame(rows)).rename(columns={"estimate": "effect"})
 
 
-def headline(accuracy, claims):
-    """What `dvc metrics show` puts on one line: "CE 20", the accuracy by the linear probe with 20 labels per class, for every
-    method and cell, and how many claims have each verdict. From accuracy_table and claims_table."""
-    probe = accuracy[accuracy.read_out == READ_OUTS["probe_accuracy"]]
-    numbers = {f"{row.method} {row.labels}": round(row.mean, 2) for row in probe.itertuples()}
-    return numbers | {verdict: int(count) for verdict, count in claims.verdict.value_counts().items()}
+def headline(differences, claims):
+    """What `dvc metrics show` puts on one line: "CE 20", the accuracy of tuned cross-entropy with 20 labels per class, for every
+    cell, and how many claims have each verdict. From differences_table and claims_table."""
+    accuracies = {f"CE {row.cell.split('/')[1]}": round(row.ce, 2) for row in differences.itertuples()}
+    return accuracies | {verdict: int((claims.verdict == verdict).sum()) for verdict in decisions.VERDICTS}
 
 
 def clears_floor(results, cell, protocol):

@@ -1,16 +1,18 @@
-"""The ledger: every claim of the papers, and of ours about them, put to the runs and given a verdict by one rule.
+"""The ledger: what the papers say, and we about their code, that is no difference of accuracy in a cell (robustness, transfer,
+collapse, habits of the released code, cost). It is exploratory: none of it was written down before the runs. What is, and what
+compares the accuracy of methods, is in notebooks/claims.yaml and study.analysis.judgement.
 
 A claim is data (a Claim); what turns it into numbers is a function from the tables of runs to one effect per pair of runs,
 signed so that positive is what the claim says. The rule, the same for all, on the 95 % t-interval of the mean effect:
 
-effect    "A is better than B": `supported` if the interval lies above the margin (0 unless said), `contradicted` if it lies
-          below, else `inconclusive at this size`.
-at most   "this is no more than the margin": `supported` if the interval lies below the margin, `contradicted` if it lies above,
-          else `inconclusive at this size`.
-exact     an identity: `verified` if the largest deviation is below the margin, else `refuted`.
+effect    "A is better than B": `supported` if the interval lies above 0, `opposite` if it lies below, else `undecided`.
+at most   "this is no more than the margin": `supported` if the interval lies below the margin, `opposite` if it lies above, else
+          `undecided`.
+check     an identity, or what follows from a formula: `verified` if the largest deviation from it is below the margin, else
+          `refuted`. Chance has no part in it, and it does not count as a claim that survived.
 
-A claim about a trend or about several runs is one contrast, stated in its setting. p is two-sided, for the mean being at the
-margin, and p_holm holds for all claims of the ledger together (Holm, 1979): a verdict survives if p_holm is below 0.05.
+p is two-sided, for the mean being at the margin. `alone` is the verdict on a claim by itself, `verdict` that with all claims of
+the ledger together, where at most 5 % of those decided are expected to be false (Benjamini and Hochberg, 1995).
 """
 
 from collections.abc import Callable
@@ -23,11 +25,10 @@ import pandas as pd
 from scipy import optimize, stats
 
 from study.analysis.comparison import read_runs, reported
-from study.analysis.decisions import holm
+from study.analysis.decisions import LEVEL, OPPOSITE, SUPPORTED, UNDECIDED, benjamini_hochberg
 from study.tables import interval
 
-LEVEL, POWER = 0.05, 0.8
-SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive at this size"
+POWER = 0.8
 VERIFIED, REFUTED = "verified", "refuted"
 
 
@@ -35,13 +36,13 @@ VERIFIED, REFUTED = "verified", "refuted"
 class Claim:
     """One claim and how it is tested.
 
-    claim     one sentence, short enough for a row of the figure.
+    claim     one sentence, short enough for a row of a table.
     reported  the paper's own number and setting, with its place; blank where not known.
     setting   ours, and the contrast; {few} and {more} stand for the numbers of images per class.
-    effects   (Tables, metric) -> pandas Series, one effect per pair; of an exact claim, one deviation per batch.
-    kind      "effect", "at most" or "exact": see the module.
-    over      what a pair is.
+    effects   (Tables, metric) -> pandas Series, one effect per pair; of a check, one deviation per batch.
     figure    the figure that shows the runs, as <notebook>/<name>.
+    kind      "effect", "at most" or "check": see the module.
+    over      what a pair is.
     """
 
     id: str
@@ -52,21 +53,20 @@ class Claim:
     metric: str
     unit: str
     effects: Callable
+    figure: str
     kind: str = "effect"
     margin: float = 0.0
     over: str = "seeds"
-    figure: str = "analysis/verdicts"
 
     def __post_init__(self):
-        if self.kind not in ("effect", "at most", "exact"):
-            raise ValueError(f"kind of {self.id} is {self.kind!r}; expected 'effect', 'at most' or 'exact'.")
+        if self.kind not in ("effect", "at most", "check"):
+            raise ValueError(f"kind of {self.id} is {self.kind!r}; expected 'effect', 'at most' or 'check'.")
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Which runs: those of a notebook ("supcon"), with a variant, a method (None: any), trained on the fewest or the most images
-    per class of the reported runs ("few", "more"), on all training images from scratch ("full") or on all frozen features
-    ("features"; None: on any), and with these settings.
+    """Which runs: those of a notebook ("supcon"), with a variant, a method (None: any), trained on the fewest images per class of
+    the reported runs ("few"), on all images ("full") or on frozen features ("features"; None: on any), and with these settings.
     """
 
     notebook: str
@@ -94,10 +94,9 @@ class Tables:
         return cls(runs, pd.concat(checks or [none]))
 
     @cached_property
-    def shots(self):
-        """{"few": the smallest, "more": the largest} number of images per class of the reported runs."""
-        numbers = reported(self.runs).shots
-        return {"few": int(numbers.min()), "more": int(numbers.max())}
+    def few(self):
+        """The smallest number of images per class of the reported runs."""
+        return int(reported(self.runs).shots.min())
 
     def values(self, metric, which, by=()):
         """Series of a metric at the end of the runs `which`, by seed, and by the settings named in `by`."""
@@ -118,8 +117,8 @@ class Tables:
 
     def _images(self, trained_on):
         """Columns of the runs that Runs.trained_on names."""
-        if trained_on in ("few", "more"):
-            return {"trained_on": "few-shot", "shots": self.shots[trained_on]}
+        if trained_on == "few":
+            return {"trained_on": "few-shot", "shots": self.few}
         return {"trained_on": trained_on} if trained_on else {}
 
     def paired(self, metric, a, b, by=()):
@@ -164,26 +163,24 @@ class Tables:
 def ledger(tables, claims):
     """One row per claim, in order: what was claimed, the effect with its 95 % interval, and the verdict.
 
-    runs        number of pairs (of an exact claim: batches).
-    effect      mean effect; of an exact claim, the largest deviation.
-    detectable  smallest distance from the margin that so many pairs, spread as these are, would find four times in five.
-    p, p_holm   see the module; blank for exact claims, which no chance touches.
-    after_holm  the verdict once all claims are taken together.
+    runs            number of pairs (of a check: batches).
+    effect          mean effect; of a check, the largest deviation.
+    detectable      smallest distance from the margin that so many pairs, spread as these are, would find four times in five.
+    p               see the module; blank for checks, which no chance touches.
+    alone, verdict  see the module.
     """
     table = pd.DataFrame([_row(claim, tables) for claim in claims])
-    tested = table.kind != "exact"
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table.p[tested]).reindex(table.index))
-    survives = ~tested | (table.p_holm < LEVEL)
-    table.insert(table.columns.get_loc("verdict") + 1, "after_holm", table.verdict.where(survives, INCONCLUSIVE))
-    return table
+    tested = table.kind != "check"
+    together = pd.Series(benjamini_hochberg(table.p[tested]), table.index[tested])
+    return table.assign(verdict=table.alone.mask(tested & (together.reindex(table.index) >= LEVEL), UNDECIDED))
 
 
 def verdict(low, high, kind="effect", margin=0.0):
     """What an interval says on a claim (see the module). nan bounds, of a single pair, decide nothing."""
-    says = {"effect": (SUPPORTED, CONTRADICTED), "at most": (CONTRADICTED, SUPPORTED)}[kind]
+    says = {"effect": (SUPPORTED, OPPOSITE), "at most": (OPPOSITE, SUPPORTED)}[kind]
     if low > margin:
         return says[0]
-    return says[1] if high < margin else INCONCLUSIVE
+    return says[1] if high < margin else UNDECIDED
 
 
 def p_value(effects, margin=0.0):
@@ -207,35 +204,25 @@ def detectable(sd, n):
     return optimize.brentq(shortfall, 0, min(3 * edge, 37)) * sd / np.sqrt(n)  # beyond 37 SciPy's distribution gives up
 
 
-def tally(table):
-    """Number of claims of each verdict by paper, and how many verdicts survive Holm; with a last row of sums."""
-    order = [v for v in (SUPPORTED, CONTRADICTED, INCONCLUSIVE, VERIFIED, REFUTED) if v in set(table.verdict)]
-    counts = pd.crosstab(table.paper, table.verdict).reindex(index=table.paper.unique(), columns=order)
-    decided = table[table.after_holm.isin([SUPPORTED, CONTRADICTED])]
-    counts["decided after Holm"] = decided.groupby("paper").size().reindex(counts.index, fill_value=0)
-    counts.loc["all"] = counts.sum()
-    return counts.rename_axis(index=None, columns=None)
-
-
 def _row(claim, tables):
     try:
         effects = claim.effects(tables, claim.metric)
     except ValueError as error:
         raise ValueError(f"Claim {claim.id} cannot be judged. {error}") from error
     row = {name: getattr(claim, name) for name in ("id", "paper", "claim", "reported")}
-    row["setting"] = claim.setting.format(**tables.shots)
+    row["setting"] = claim.setting.format(few=tables.few)
     row |= {name: getattr(claim, name) for name in ("metric", "unit", "kind", "margin", "over")} | {"runs": len(effects)}
     if effects.empty or effects.isna().any():
         raise ValueError(f"Claim {claim.id} has no effect for some pairs, or no pairs: {effects.to_dict()}.")
-    if claim.kind == "exact":
+    if claim.kind == "check":
         worst = float(effects.abs().max())
         row |= {"effect": worst} | dict.fromkeys(("low", "high", "detectable", "p"), np.nan)
-        row["verdict"] = VERIFIED if worst < claim.margin else REFUTED
+        row["alone"] = VERIFIED if worst < claim.margin else REFUTED
     else:
         effects = effects.to_numpy(float)
         mean, low, high = interval(effects)
         smallest = detectable(effects.std(ddof=1), len(effects)) if len(effects) > 1 else np.nan
         row |= {"effect": mean, "low": low, "high": high, "detectable": smallest, "p": p_value(effects, claim.margin)}
-        row["verdict"] = verdict(low, high, claim.kind, claim.margin)
+        row["alone"] = verdict(low, high, claim.kind, claim.margin)
     notebook, name = claim.figure.split("/")
     return row | {"figure": f"{notebook}/figures/{name}.png"}

@@ -1,89 +1,95 @@
-"""What 12_analysis draws: the results of all methods side by side, and the ledger of claims."""
+"""What 12_analysis draws: how all methods compare in every cell, the verdicts, and what else tells methods apart."""
 
 import matplotlib.patheffects as patheffects
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import blended_transform_factory
 
 from study.analysis import decisions
 from study.analysis.comparison import label_point
-from study.analysis.ledger import CONTRADICTED, INCONCLUSIVE, REFUTED, SUPPORTED, VERIFIED
 from study.figures import COLUMN, GREY, dot
 from study.methods import METHODS
-from study.tables import in_digits
 
 MARKERS = ["o", "D", "s", "^"]  # one per number of shots
-# How claims_figure marks a verdict: by shape and colour.
-VERDICT_MARKS = {
-    SUPPORTED: {"marker": "^", "color": "#0072b2"},
-    CONTRADICTED: {"marker": "v", "color": "#d55e00"},
-    INCONCLUSIVE: {"marker": "o", "color": GREY, "mfc": "white"},
-    VERIFIED: {"marker": "P", "color": "#009e73"},
-    REFUTED: {"marker": "X", "color": "#d55e00"},
+VERDICT_MARKS = {  # a shape and a colour of Okabe and Ito's for each verdict
+    decisions.SUPPORTED: {"marker": "^", "color": "#0072b2"},
+    decisions.SMALLER: {"marker": "D", "color": "#56b4e9"},
+    decisions.EQUIVALENT: {"marker": "s", "color": "#009e73"},
+    decisions.OPPOSITE: {"marker": "v", "color": "#d55e00"},
+    decisions.UNDECIDED: {"marker": "o", "color": GREY},
+    decisions.NOT_TESTABLE: {"marker": "x", "color": GREY},
 }
+DATA_SETS = {"fashion-mnist": "Fashion-MNIST", "cifar-10": "CIFAR-10"}  # as they are printed, where not as they are called
 # Paul Tol's muted colours and a dark grey: ten classes that colour-blind readers can tell apart, with labels on them.
 CLASS_COLORS = ["#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#555555"]
 
 
 def headline_figure(differences, margin):
-    """A panel per cell: each method's difference to tuned cross-entropy, which stands at 0; a grey band for what is too small to
-    matter, and a dotted line for the best floor. differences: from judgement.differences_table; margin: points."""
-    cells, methods = differences.cell.unique(), [name for name in METHODS if name in set(differences.method)]
-    fig, axes = plt.subplots(1, len(cells), figsize=(2 * COLUMN, 2.4), sharey=True, sharex=True, squeeze=False)
-    for ax, cell in zip(axes[0], cells, strict=True):
-        rows = differences[differences.cell == cell].set_index("method")
-        ax.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0)
-        ax.axvline(0, color=METHODS["CE"].colour, lw=1)
-        ax.axvline(rows.floor_accuracy.iloc[0] - rows.ce.iloc[0], color=GREY, ls=":", lw=1.2)
-        for y, method in enumerate(methods):
-            if method in rows.index:
-                dot(ax, rows.loc[method].rename({"effect": "mean"}), y, METHODS[method].colour)
-        regime, labels = cell.split("/")
-        title = "from scratch, all images" if labels == "full" else f"{regime}, {labels} per class"
-        ax.set_title(f"{title}\nCE {rows.ce.iloc[0]:.1f} %, floor {rows.floor_accuracy.iloc[0]:.1f} %", fontsize=8)
-        ax.set_xlabel("points above cross-entropy")
+    """A row of panels per data set, a panel per cell: each method's difference to tuned cross-entropy, which stands at 0, hollow
+    where the interval holds 0; a grey band for what is too small to matter; a dotted line for the best floor where it is near.
+
+    differences: from judgement.differences_table, of one or several data sets; margin: points.
+    """
+    cells, methods = differences[["data_set", "cell"]].drop_duplicates(), _order(differences.method)
+    columns = cells.groupby("data_set").size().max()
+    size = (2 * COLUMN, 0.6 + 1.5 * cells.data_set.nunique())
+    fig, axes = plt.subplots(cells.data_set.nunique(), columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    limits = _limits(differences, margin)
+    for row, (data_set, of_set) in zip(axes, differences.groupby("data_set", sort=False), strict=True):
+        of_cells = of_set.groupby("cell", sort=False)
+        for ax, (cell, rows) in zip(row, of_cells, strict=False):
+            _cell_panel(ax, rows.set_index("method"), methods, margin, limits)
+            ax.set_title(f"{cell_in_words(cell)}\n{_beside(rows)}", fontsize=8)
+        row[0].set_ylabel(DATA_SETS.get(data_set, data_set), weight="bold", fontsize=8)
+        for ax in row[len(of_cells) :]:
+            ax.set_visible(False)
     axes[0, 0].set_yticks(range(len(methods)), methods)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set(xlim=limits, ylim=(len(methods) - 0.5, -0.5))
+    fig.supxlabel(
+        f"points above tuned cross-entropy, linear probe for all, 95 % intervals (hollow: holds 0; grey: within {margin:g})",
+        fontsize=7.5,
+    )
     return fig
-
-
-REGISTERED = {  # colour of a verdict on a claim that was written down beforehand
-    decisions.SUPPORTED: "#0072b2", decisions.SMALLER: "#56b4e9", decisions.EQUIVALENT: "#009e73",
-    decisions.OPPOSITE: "#d55e00", decisions.UNDECIDED: "#7f7f7f", decisions.NOT_TESTABLE: "#bbbbbb",
-}  # fmt: skip
 
 
 def registered_figure(claims):
-    """A line for each claim of judgement.claims_table: its effect with the interval in the colour of its verdict, a grey bar for
-    the smallest effect of interest, and a cross at the gain that the paper reports."""
+    """A line for each claim, a panel for each data set: its effect with the interval, in the shape and colour of its verdict; a
+    grey bar for the smallest effect of interest, and a cross at the gain that the paper reports, an arrow where that is further.
+
+    claims: from judgement.claims_table, of one or several data sets.
+    """
     claims = claims.sort_values("family", kind="stable")
-    fig, ax = plt.subplots(figsize=(1.6 * COLUMN, 0.8 + 0.2 * len(claims)))
-    for y, row in enumerate(claims.itertuples()):
-        ax.barh(y, 2 * row.margin, left=-row.margin, height=0.8, color=GREY, alpha=0.15, lw=0)
-        dot(ax, {"mean": row.effect, "low": row.low, "high": row.high}, y, REGISTERED[row.verdict])
-        if not np.isnan(row.reported):
-            ax.plot(row.reported, y, "x", color="black", ms=4)
-    ax.axvline(0, color=METHODS["CE"].colour, lw=1, zorder=0)
-    ax.axhline((claims.family == "confirmatory").sum() - 0.5, color=GREY, lw=0.8, ls="--")
-    ax.set_yticks(range(len(claims)), [f"{row.claim} ({row.cell})" for row in claims.itertuples()], fontsize=6)
-    ax.set_ylim(len(claims) - 0.5, -0.5)
-    ax.set_xlabel("points; above the dashed line: confirmatory claims", loc="right")
-    handles = [Line2D([], [], color=color, marker="o", ls="", ms=4, label=name) for name, color in REGISTERED.items()]
-    handles.append(Line2D([], [], color="black", marker="x", ls="", ms=4, label="reported by the paper"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=6, frameon=False)
+    listed = claims.drop_duplicates("id").reset_index(drop=True)
+    sets, limits = claims.data_set.unique(), _limits(claims, 1.0)
+    fig, axes = plt.subplots(1, len(sets), figsize=(6.6, 0.9 + 0.19 * len(listed)), sharex=True, sharey=True, squeeze=False)
+    for ax, data_set in zip(axes[0], sets, strict=True):
+        rows = claims[claims.data_set == data_set].set_index("id")
+        for y, name in enumerate(listed.id):
+            if name in rows.index:
+                _claim_line(ax, rows.loc[name], y, limits)
+        ax.axvline(0, color=METHODS["CE"].colour, lw=1, zorder=0)
+        ax.axhline((listed.family == "confirmatory").sum() - 0.5, color=GREY, lw=0.8, ls="--")
+        ax.set_title(DATA_SETS.get(data_set, data_set), fontsize=8)
+    names = [f"{row.claim}, {cell_in_words(row.cell, short=True)}" for row in listed.itertuples()]
+    axes[0, 0].set_yticks(range(len(listed)), names, fontsize=6.5)
+    axes[0, 0].set(xlim=limits, ylim=(len(listed) - 0.5, -0.5))
+    fig.supxlabel("effect in points, with 95 % interval (above the dashed line: confirmatory)", fontsize=7.5)
+    marks = {verdict: mark for verdict, mark in VERDICT_MARKS.items() if verdict in set(claims.verdict)}
+    handles = [Line2D([], [], ls="", ms=4.5, label=name, **mark) for name, mark in marks.items()]
+    handles.append(Line2D([], [], color="black", marker="x", ls="", ms=4.5, label="gain that the paper reports"))
+    fig.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=7, handletextpad=0.1)
     return fig
 
 
-def results_figure(table):
-    """Left, accuracy by method and number of shots; right, the paired differences to CE. table: from results_table."""
-    differences = table.drop(columns=["mean", "low", "high"])
-    differences = differences.rename(columns={"difference": "mean", "difference_low": "low", "difference_high": "high"})
-    fig, left, right = _beside_ce(table, differences, "test accuracy (%)", "points above CE", at=0)
-    _stay_in_percent(left.xaxis)
-    return fig
+def cell_in_words(cell, short=False):
+    """ "fine-tuning/20" as "fine-tuning, 20 per class", or "20 per class" for short."""
+    regime, labels = cell.split("/")
+    if labels == "full":
+        return "from scratch"
+    return f"{labels} per class" if short else f"{regime}, {labels} per class"
 
 
 def curves_figure(summary):
@@ -191,41 +197,6 @@ def time_figure(summary, ratios):
     return fig
 
 
-def claims_figure(ledger):
-    """The ledger on a page: a row per claim under its paper, with a mark for the verdict, hollow where it is open or does not
-    survive Holm, and the effect with its 95 % interval: drawn, to the right of the line what the claim says, and in digits.
-
-    ledger: from study.analysis.ledger.ledger.
-    """
-    heading = 1.3  # in rows
-    height = len(ledger) + heading * ledger.paper.nunique()
-    fig = plt.figure(figsize=(6.9, 0.15 * height + 0.85), dpi=90)  # a page of a notebook; files have their own resolution
-    fig.set_layout_engine("none")  # every text has its place
-    bottom = 0.55 / fig.get_figheight()
-    ax = fig.add_axes((0.485, bottom, 0.25, 1 - bottom - 0.25 / fig.get_figheight()))
-    ax.set(xlim=(-85, 85), ylim=(height, 0))
-    ax.set_xscale("symlog", linthresh=1, linscale=0.8)
-    ax.axvline(0, color=GREY, lw=0.8, zorder=0)
-    y = 0.0
-    for paper, rows in ledger.groupby("paper", sort=False):
-        _text_at(ax, 0.005, y + 0.8, paper, weight="bold", fontsize=7.5)
-        _text_at(ax, 0.995, y + 0.8, _counts_in_words(rows.verdict), ha="right")
-        for k, row in enumerate(rows.to_dict("records")):
-            _claim_row(ax, row, y + heading + k + 0.5)
-        y += heading + len(rows)
-    ticks = {-10: "\u221210", -1: "\u22121", 0: "0", 1: "1", 10: "10"}
-    ax.set_xticks(list(ticks), ticks.values(), fontsize=7)
-    ax.tick_params(axis="y", left=False, labelleft=False)
-    ax.spines["left"].set_visible(False)
-    sides = "\u2190 against the claim        for the claim \u2192"
-    ax.set_xlabel(f"{sides}\npoints, %, or hundredths of other units", fontsize=7, linespacing=1.4)
-    marks = {verdict: mark for verdict, mark in VERDICT_MARKS.items() if verdict in set(ledger.verdict)}
-    handles = [Line2D([], [], lw=0, ms=5, label=verdict, **mark) for verdict, mark in marks.items()]
-    handles.append(Line2D([], [], lw=0, label="hollow: open, or not once all claims are taken together (Holm)"))
-    fig.legend(handles=handles, loc="upper center", ncols=len(handles), fontsize=6.8, handletextpad=0.1, columnspacing=0.8)
-    return fig
-
-
 def _order(methods):
     """The methods among `methods`, in the registry's order. Raises ValueError for one that the registry does not have."""
     if unknown := set(methods) - METHODS.keys():
@@ -279,46 +250,36 @@ def _method_legend(fig, methods):
     fig.legend(handles=handles, loc="outside upper center", ncols=len(methods), fontsize=7, handlelength=1, columnspacing=1)
 
 
-def _claim_row(ax, row, y):
-    """A row of claims_figure: mark, id, claim, interval, digits."""
-    mark = VERDICT_MARKS[row["verdict"]]
-    hollow = row["after_holm"] == INCONCLUSIVE
-    ax.plot([0, 1], [y + 0.5, y + 0.5], transform=_across(ax), color="#e6e6e6", lw=0.4, clip_on=False, zorder=-1)
-    mark = mark | {"mfc": "white" if hollow else mark["color"]}
-    ax.plot([0.015], [y], transform=_across(ax), ms=5, lw=0, clip_on=False, **mark)
-    _text_at(ax, 0.03, y, row["id"])
-    _text_at(ax, 0.075, y, row["claim"])
-    _text_at(ax, 0.74, y, _in_digits(row))
-    if row["kind"] != "exact":
-        scale = 1 if row["unit"].startswith(("points", "%")) else 100
-        sign = -1 if row["kind"] == "at most" else 1
-        low, mean, high = (sign * scale * (row[name] - row["margin"]) for name in ("low", "effect", "high"))
-        ax.plot([low, high], [y, y], color=mark["color"], lw=1.4, solid_capstyle="butt")
-        ax.plot(np.clip(mean, -55, 55), y, ms=3.5, mew=0.8, **mark)
+def _limits(table, margin):
+    """(left, right) of an axis that holds the intervals of a table, and twice the margin on both sides."""
+    low, high = min(table.low.min(), -2 * margin), max(table.high.max(), 2 * margin)
+    return low - 0.04 * (high - low), high + 0.04 * (high - low)
 
 
-def _in_digits(row):
-    """The effect of a claim: "+1.2 (-0.3 to +2.7) points"."""
-    if row["kind"] == "exact":
-        return f"off by {row['effect']:.0e} at most ({row['runs']} {row['over']})"
-    unit = row["unit"]
-    digits = None if unit.startswith(("points", "%")) else 3
-    plus, limit = ("+", "") if row["kind"] == "effect" else ("", f", limit {row['margin']:g}")
-    mean, low, high = in_digits([row[name] for name in ("effect", "low", "high")], digits, plus)
-    bounds = f"({low} to {high})" if row["runs"] > 1 else "(one pair)"
-    return f"{mean} {bounds} {unit}{limit}".replace("-", "\u2212")
+def _cell_panel(ax, rows, methods, margin, limits):
+    """A panel of headline_figure; rows by method."""
+    first = rows.iloc[0]
+    ax.axvspan(-margin, margin, color=GREY, alpha=0.18, lw=0)
+    ax.axvline(0, color=METHODS["CE"].colour, lw=1, zorder=0)
+    if limits[0] < (floor := first.floor_accuracy - first.ce) < limits[1]:
+        ax.axvline(floor, color=GREY, ls=":", lw=1.2)
+        ax.text(floor, len(methods) - 0.55, " floor", color=GREY, fontsize=7)
+    for method in rows.index:
+        row = rows.loc[method].rename({"effect": "mean"})
+        dot(ax, row, methods.index(method), METHODS[method].colour, hollow=row.low <= 0 <= row.high)
+    ax.tick_params(labelsize=8)
 
 
-def _counts_in_words(verdicts):
-    """ "4 supported, 1 contradicted, 8 inconclusive"."""
-    counts = verdicts.value_counts()
-    return ", ".join(f"{counts[verdict]} {verdict.split()[0]}" for verdict in VERDICT_MARKS if verdict in counts)
+def _beside(rows):
+    return f"CE {rows.ce.iloc[0]:.1f} %, best floor {rows.floor_accuracy.iloc[0]:.1f} %"
 
 
-def _across(ax):
-    """The figure's width by the rows of ax."""
-    return blended_transform_factory(ax.figure.transFigure, ax.transData)
-
-
-def _text_at(ax, x, y, text, **style):
-    ax.text(x, y, text, transform=_across(ax), va="center", **{"fontsize": 6.6} | style)
+def _claim_line(ax, row, y, limits):
+    """A line of registered_figure."""
+    mark = VERDICT_MARKS[row.verdict]
+    ax.barh(y, 2 * row.margin, left=-row.margin, height=0.8, color=GREY, alpha=0.18, lw=0)
+    ax.plot([row.low, row.high], [y, y], color=mark["color"], lw=1.3, solid_capstyle="butt")
+    ax.plot(row.effect, y, ms=4.5, ls="", **mark)
+    if not pd.isna(row.reported):
+        inside = row.reported < limits[1]
+        ax.plot(row.reported if inside else limits[1], y, "x" if inside else ">", color="black", ms=4, clip_on=False)

@@ -18,19 +18,17 @@ from scipy import stats
 from study.analysis import claims
 from study.analysis.claims import CLAIMS, less, main, more
 from study.analysis.ledger import (
-    CONTRADICTED,
-    INCONCLUSIVE,
+    OPPOSITE,
     REFUTED,
     SUPPORTED,
+    UNDECIDED,
     VERIFIED,
     Claim,
     Runs,
     Tables,
     detectable,
-    holm,
     ledger,
     p_value,
-    tally,
     verdict,
 )
 from study.methods import METHODS
@@ -38,18 +36,30 @@ from study.paths import ROOT
 from study.tables import interval, with_settings
 
 SEEDS = range(5)
-METRICS = ["accuracy", "probe_accuracy", "neighbour_accuracy", "within_class_cosine", "between_class_cosine", "isotropy"]
+METRICS = ["accuracy", "probe_accuracy", "validation_accuracy", "within_class_cosine", "between_class_cosine", "isotropy"]
 
 
 def rows(notebook, method, variant, shots=None, metrics=METRICS, value=50.0, spread=1.0, seeds=SEEDS, **settings):
-    """Runs whose metrics are value plus noise of its own for every variant and settings. shots "full": on all images; None: on
-    features."""
+    """Runs whose metrics are value plus noise of its own for every variant and settings."""
     own = zlib.crc32(f"{notebook}|{method}|{variant}|{shots}|{settings}".encode())
     noise = np.random.default_rng(own).normal(0, spread, (len(seeds), len(metrics)))
-    trained_on, text = {None: "features", "full": "full"}.get(shots, "few-shot"), json.dumps({"epochs": 5} | settings)
-    number, regime = None if shots == "full" else shots, "scratch" if shots == "full" else "fine-tuning"
+    trained_on, text = "few-shot" if shots else "features", json.dumps({"epochs": 5} | settings)
     return [
-        [method, variant, regime, trained_on, "digits", number, seed, None, metric, value + noise[i, j], 2.0, text, notebook]
+        [
+            method,
+            variant,
+            "fine-tuning",
+            trained_on,
+            "digits",
+            shots,
+            seed,
+            None,
+            metric,
+            value + noise[i, j],
+            2.0,
+            text,
+            notebook,
+        ]
         for i, seed in enumerate(seeds)
         for j, metric in enumerate(metrics)
     ]
@@ -61,48 +71,34 @@ def made_up():
     for name, method in METHODS.items():
         for shots in (20, 100):
             runs += rows(method.key, name, "main", shots)
-    for variant in ("main", "form in"):
-        runs += rows("supcon", "SupCon", variant, "full")
-    sweeps = [
-        ("supcon", "SupCon", "sweep temperature", "full", "temperature", (0.05, 0.1, 1.0)),
-        ("supcon", "SupCon", "sweep positives", "full", "positives", (1, 3, 9)),
-        ("schane", "SCHaNe", "sweep hardness", None, "hardness", (0.0, 1.0, 4.0)),
-        ("clce", "CLCE", "sweep weight", 20, "weight", (0.0, 0.3, 0.9, 1.0)),
-        ("clce", "CLCE", "sweep batch size", "full", "batch_size", (64, 512, 2048)),
-        ("clce", "SupCon", "sweep batch size", "full", "batch_size", (64, 512, 2048)),
-    ]
-    for notebook, method, variant, shots, setting, values in sweeps:
-        for number in values:
-            runs += rows(notebook, method, variant, shots, **{setting: number})
-    for variant in ("teacher", "teacher, shuffled"):
-        runs += rows("genscl", "GenSCL", variant)
-    runs += rows("schane", "SCHaNe", "projection, no hardness", 20, hardness=0.0)
-    for variant in ("one-hot", "MixUp-CutMix", "teacher"):
-        runs += rows("genscl", "GenSCL", variant, 20)
+    for method in ("CE", "SupCon", "CLCE"):
+        for size in (16, 64, 256):
+            runs += rows("clce", method, "sweep batch size", batch_size=size)
+    severities = ["ece severity 0", "ece severity 5"]
     for method in ("CE", "SupCon"):
-        corrupted = ["mce", "relative_mce", "ece severity 0", "ece severity 5"]
-        runs += rows("robustness", method, "corruptions", 20, corrupted)
-        for configuration in range(6):
-            runs += rows("robustness", method, "sensitivity", 20, seeds=range(3), configuration=configuration)
-        metrics = ["simplex_distance_train", "within_class_spread_train", "loss_above_floor"]
-        metrics = [f"{metric}, last to first" for metric in metrics]
-        runs += rows("collapse", method, "collapse", None, metrics, value=0.03, spread=0.001)
+        runs += rows("robustness", method, "corruptions", 20, ["mce", "relative_mce", *severities])
+        for number in range(6):
+            runs += rows("robustness", method, "sensitivity", 20, ["probe_accuracy"], seeds=range(2), configuration=number)
+        measures = ["simplex_distance_train", "within_class_spread_train", "loss_above_floor"]
+        ends = [f"{name}, last to first" for name in measures]
+        runs += rows("collapse", method, "collapse", None, ends, value=0.3, spread=0.001)
         for share in (0.0, 0.2, 0.4):
             runs += rows("collapse", method, "flipped", None, ["epochs_to_fit"], flipped_share=share)
-        runs += rows("pitfalls", method, "best epoch", 20, ["optimism"])
         runs += rows("pitfalls", method, "overlap", 20, ["inflation"])
+        for variant in ("statistics kept", "batch norm in train mode"):
+            runs += rows("pitfalls", method, variant, 20)
     for method in ("CE", "SCHaNe", "CLCE"):
         runs += rows("transfer", method, "transfer", 20, ["digits", "mnist"])
         for split in (0, 1):
-            runs += rows("transfer", method, "episodes", 20, ["1-shot", "5-shot"], split=split)
-    habits = {"SupCon": ["two crops", "same crop", "joint", "joint, scaled", "mask of each batch", "mask kept"]}
-    habits |= {"SCHaNe": ["two crops", "same crop"], "CE": []}
-    for method, variants in habits.items():
-        both = ["statistics kept", "batch norm in train mode"] if method != "SCHaNe" else []
-        for variant in (*variants, *both):
-            runs += rows("pitfalls", method, variant, 20, ["validation_accuracy"])
+            runs += rows("transfer", method, "episodes", 20, ["1-shot", "5-shot"], seeds=[split], split=split)
+    for method in ("SupCon", "SCHaNe"):
+        for variant in ("two crops", "same crop"):
+            runs += rows("pitfalls", method, variant, 20)
+    for variant in ("joint", "joint, scaled", "mask kept", "mask of each batch"):
+        runs += rows("pitfalls", "SupCon", variant, 20)
     checks = [["supcon", "gradient formula", seed, 1e-13] for seed in SEEDS]
-    checks += [["schane", "extra time per step, percent of CE's", seed, 1.0 + seed / 10] for seed in SEEDS]
+    for views in ("", " with one view"):
+        checks += [["schane", f"extra time per step, percent of CE's{views}", seed, 1.0 + seed / 10] for seed in SEEDS]
     checks += [["genscl", "one-hot equals SupCon", 0, 1e-14], ["collapse", "simplex floor", 0, 1e-15]]
     for check in ("hard positives: share of attraction", "hard negatives: share of repulsion"):
         checks += [["supcon", f"{check} minus share of pairs", seed, 30.0 + seed] for seed in SEEDS]
@@ -143,7 +139,7 @@ A, B = Runs("supcon", "a"), Runs("supcon", "b")
 
 
 def a_claim(**changes):
-    return replace(Claim("X1", "paper", "a is better", "", "{few} images", "accuracy", "points", more(A, B)), **changes)
+    return replace(Claim("X1", "paper", "a is better", "", "{few} images", "accuracy", "points", more(A, B), "a/b"), **changes)
 
 
 def test_effects_are_differences_of_common_seeds():
@@ -160,12 +156,13 @@ def test_a_metric_is_that_of_the_end_and_not_of_an_epoch():
 
 
 def test_runs_of_one_variant_are_told_apart_by_what_they_are_trained_on_and_by_their_settings(tables):
-    few = tables.values("accuracy", Runs("genscl", "teacher", "GenSCL", "few"))
-    on_features = tables.values("accuracy", Runs("genscl", "teacher", "GenSCL", "features"))
-    assert few.index.is_unique and on_features.index.is_unique and (few != on_features).all()
-    sweep = tables.sweep("accuracy", Runs("schane", "sweep hardness"), "hardness")
-    assert sweep.columns.tolist() == [0, 1, 4] and sweep.index.tolist() == list(SEEDS)
-    assert tables.values("accuracy", Runs("schane", "sweep hardness", settings={"hardness": 4})).equals(sweep[4].rename("value"))
+    few = tables.values("accuracy", Runs("supcon", "main", "SupCon", "few"))
+    on_any = tables.values("accuracy", Runs("supcon", "main", "SupCon"))
+    assert few.index.is_unique and len(on_any) == 2 * len(few)  # with 20 and with 100 images
+    sweep = tables.sweep("accuracy", Runs("clce", "sweep batch size", "CE"), "batch_size")
+    assert sweep.columns.tolist() == [16, 64, 256] and sweep.index.tolist() == list(SEEDS)
+    largest = tables.values("accuracy", Runs("clce", "sweep batch size", "CE", settings={"batch_size": 256}))
+    assert largest.equals(sweep[256].rename("value"))
 
 
 def test_a_row_is_scipys_paired_test():
@@ -188,16 +185,16 @@ def test_p_against_a_margin_is_scipys_test_of_one_sample():
     "low, high, kind, margin, said",
     [
         (0.1, 2.0, "effect", 0, SUPPORTED),
-        (-2.0, -0.1, "effect", 0, CONTRADICTED),
-        (-0.1, 2.0, "effect", 0, INCONCLUSIVE),
-        (0.1, 2.0, "effect", 1.0, INCONCLUSIVE),
+        (-2.0, -0.1, "effect", 0, OPPOSITE),
+        (-0.1, 2.0, "effect", 0, UNDECIDED),
+        (0.1, 2.0, "effect", 1.0, UNDECIDED),
         (1.1, 2.0, "effect", 1.0, SUPPORTED),
-        (0.1, 0.9, "effect", 1.0, CONTRADICTED),
+        (0.1, 0.9, "effect", 1.0, OPPOSITE),
         (-9.0, 4.9, "at most", 5.0, SUPPORTED),
-        (4.0, 6.0, "at most", 5.0, INCONCLUSIVE),
-        (5.1, 6.0, "at most", 5.0, CONTRADICTED),
-        (np.nan, np.nan, "effect", 0, INCONCLUSIVE),
-        (np.nan, np.nan, "at most", 5.0, INCONCLUSIVE),
+        (4.0, 6.0, "at most", 5.0, UNDECIDED),
+        (5.1, 6.0, "at most", 5.0, OPPOSITE),
+        (np.nan, np.nan, "effect", 0, UNDECIDED),
+        (np.nan, np.nan, "at most", 5.0, UNDECIDED),
     ],
 )
 def test_verdict_by_where_the_interval_lies(low, high, kind, margin, said):
@@ -209,19 +206,7 @@ def test_an_interval_decides_exactly_where_p_is_below_5_percent(effects, kind, m
     p = p_value(effects, margin)
     if not 0.0499 < p < 0.0501 and np.std(effects) > 1e-6:
         _, low, high = interval(effects)
-        assert (verdict(low, high, kind, margin) != INCONCLUSIVE) == (p < 0.05)
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
-def test_holm_is_the_closed_test_of_bonferroni(values):
-    """By definition: the largest Bonferroni-adjusted smallest p of all sets of hypotheses that hold this one."""
-    n = len(values)
-    sets = [[i for i in range(n) if mask >> i & 1] for mask in range(1, 2**n)]
-    expected = [max(min(1, len(s) * min(values[j] for j in s)) for s in sets if i in s) for i in range(n)]
-    index = [f"claim {i}" for i in range(n)]
-    adjusted = holm(pd.Series(values, index))
-    assert adjusted.index.tolist() == index
-    assert_allclose(adjusted, expected)
+        assert (verdict(low, high, kind, margin) != UNDECIDED) == (p < 0.05)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 40])
@@ -239,13 +224,13 @@ def verdicts_of(draws):
     return np.array([verdict(*interval(effects)[1:]) for effects in draws])
 
 
-def test_without_an_effect_19_of_20_are_inconclusive():
+def test_without_an_effect_19_of_20_are_undecided():
     said = verdicts_of(np.random.default_rng(0).normal(0, 1, (4000, 5)))
-    assert abs((said == INCONCLUSIVE).mean() - 0.95) < 0.015
+    assert abs((said == UNDECIDED).mean() - 0.95) < 0.015
     assert abs((said == SUPPORTED).mean() - 0.025) < 0.01
 
 
-@pytest.mark.parametrize("sign, expected", [(1, SUPPORTED), (-1, CONTRADICTED)])
+@pytest.mark.parametrize("sign, expected", [(1, SUPPORTED), (-1, OPPOSITE)])
 def test_twice_the_detectable_effect_is_found_nearly_always(sign, expected):
     planted = sign * 2 * detectable(1.0, 5)
     assert (verdicts_of(np.random.default_rng(1).normal(planted, 1, (2000, 5))) == expected).mean() > 0.99
@@ -254,32 +239,25 @@ def test_twice_the_detectable_effect_is_found_nearly_always(sign, expected):
 def test_a_verdict_that_many_claims_would_bring_by_chance_does_not_survive():
     tables = two_sets({0: 3.0, 1: 1.0, 2: 2.2, 3: 1.4}, {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0})
     alone = ledger(tables, [a_claim()]).iloc[0]
-    assert alone.verdict == alone.after_holm == SUPPORTED and alone.p_holm == alone.p
-    among = ledger(tables, [a_claim(id=f"X{i}") for i in range(9)])
-    assert set(among.verdict) == {SUPPORTED} and set(among.after_holm) == {INCONCLUSIVE}
-    assert_allclose(among.p_holm, 9 * among.p)
+    assert alone.alone == alone.verdict == SUPPORTED and 0.01 < alone.p < 0.05
+    nothing = a_claim(effects=lambda tables, metric: pd.Series([1.0, -1.0]))
+    among = ledger(tables, [a_claim(), *(replace(nothing, id=f"X{i}") for i in range(9))])
+    assert among.alone[0] == SUPPORTED and among.verdict[0] == UNDECIDED
+    together = ledger(tables, [a_claim(id=f"X{i}") for i in range(9)])  # where most effects are there, few are false
+    assert set(together.verdict) == {SUPPORTED}
 
 
 @pytest.mark.parametrize("tolerance, said", [(1e-10, VERIFIED), (1e-13, REFUTED)])
-def test_exact_claims_take_no_part_in_holm(tolerance, said):
-    exact = a_claim(id="X2", kind="exact", margin=tolerance, effects=claims.check("supcon", "x"))
-    table = ledger(two_sets({0: 3.0, 1: 1.0, 2: 2.2}, {0: 0.0, 1: 0.0, 2: 0.0}), [exact, a_claim()])
-    assert table.verdict[0] == table.after_holm[0] == said and np.isnan(table.p_holm[0]) and table.effect[0] == 1e-12
-    assert table.p_holm[1] == table.p[1]
-
-
-def test_tally_counts_verdicts_by_paper(tables):
-    table = ledger(tables, CLAIMS)
-    counts = tally(table)
-    assert counts.loc["all"].drop("decided after Holm").sum() == len(CLAIMS)
-    supcon = table[table.paper == claims.SUPCON]
-    assert counts.loc[claims.SUPCON, VERIFIED] == (supcon.verdict == VERIFIED).sum() == 1
-    assert counts.loc["all", "decided after Holm"] == table[table.kind != "exact"].after_holm.ne(INCONCLUSIVE).sum()
+def test_checks_are_not_judged_by_chance_and_do_not_count_among_the_claims(tolerance, said):
+    check = a_claim(id="X2", kind="check", margin=tolerance, effects=claims.check("supcon", "x"))
+    table = ledger(two_sets({0: 3.0, 1: 1.0, 2: 2.2}, {0: 0.0, 1: 0.0, 2: 0.0}), [check, a_claim()])
+    assert table.verdict[0] == table.alone[0] == said and np.isnan(table.p[0]) and table.effect[0] == 1e-12
+    assert table.verdict[1] == table.alone[1]
 
 
 def test_a_single_pair_decides_nothing():
     row = ledger(two_sets({0: 3.0}, {0: 1.0}), [a_claim()]).iloc[0]
-    assert row.verdict == INCONCLUSIVE and row.p == 1 and np.isnan(row.detectable)
+    assert row.alone == row.verdict == UNDECIDED and row.p == 1 and np.isnan(row.detectable)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +288,7 @@ def test_other_gaps_are_errors_too():
         once.sweep("accuracy", Runs("supcon", "sweep weight"), "weight")
     with pytest.raises(ValueError, match="no check 'y': x"):
         two_sets({0: 1.0}, {0: 1.0}).check("supcon", "y")
-    with pytest.raises(ValueError, match="expected 'effect', 'at most' or 'exact'"):
+    with pytest.raises(ValueError, match="expected 'effect', 'at most' or 'check'"):
         a_claim(kind="trend")
 
 
@@ -331,36 +309,30 @@ def effect(tables, claim_id):
     return claim.effects(tables, claim.metric)
 
 
-def test_temperature_is_compared_with_the_largest_and_with_the_mean_of_the_others(tables):
-    for t, value in ((0.05, 60.0), (0.1, 62.0), (1.0, 50.0)):
-        tables = change(tables, "SupCon", "sweep temperature", {"temperature": t}, probe_accuracy=value)
-    assert set(effect(tables, "S3a")) == {12.0} and set(effect(tables, "S3b")) == {7.0}
-
-
-def test_positives_are_all_against_one_and_batches_a_slope(tables):
-    for k, value in ((1, 60.0), (3, 90.0), (9, 70.0)):
-        tables = change(tables, "SupCon", "sweep positives", {"positives": k}, probe_accuracy=value)
-    tables = change(tables, "SupCon", "main", probe_accuracy=64.0)
-    for batch in (64, 512, 2048):
-        value = 40 + 1.5 * np.log2(batch)
-        tables = change(tables, "SupCon", "sweep batch size", {"batch_size": batch}, probe_accuracy=value)
-    assert set(effect(tables, "S4")) == {4.0}
+def test_batches_are_slopes_against_cross_entropy_s_and_drops_against_supcon_s(tables):
+    for method, slope in (("CE", 1.0), ("SupCon", 2.5), ("CLCE", 0.5)):
+        for batch in (16, 64, 256):
+            at = {"batch_size": batch}
+            tables = change(tables, method, "sweep batch size", at, probe_accuracy=40 + slope * np.log2(batch))
     assert_allclose(effect(tables, "S5"), 1.5)
+    assert_allclose(effect(tables, "C4"), 4 * (2.5 - 0.5))  # four doublings from 16 to 256
 
 
-def test_clce_is_compared_with_each_part_and_with_supcons_drop(tables):
-    for w, value in ((0.0, 70.0), (0.3, 73.0), (0.9, 75.0), (1.0, 60.0)):
-        tables = change(tables, "CLCE", "sweep weight", {"weight": w}, accuracy=-value, probe_accuracy=value)
-    for method, drop in (("SupCon", 5.0), ("CLCE", 2.0)):
-        for batch, value in ((64, 80 - drop), (512, 80.0), (2048, 99.0)):
-            tables = change(tables, method, "sweep batch size", {"batch_size": batch}, probe_accuracy=value)
-    assert set(effect(tables, "C3a")) == {4.0} and set(effect(tables, "C3b")) == {14.0} and set(effect(tables, "C4")) == {3.0}
+def test_calibration_is_how_much_less_the_error_rises(tables):
+    for method, clean, worst in (("CE", 4.0, 10.0), ("SupCon", 6.0, 9.0)):
+        tables = change(tables, method, "corruptions", **{"ece severity 0": clean, "ece severity 5": worst})
+    assert set(effect(tables, "S8")) == {3.0}
 
 
-def test_both_extensions_of_genscl_are_compared_with_the_mean_of_each(tables):
-    for variant, value in (("MixUp-CutMix", 70.0), ("teacher", 72.0), ("main", 72.5)):
-        tables = change(tables, "GenSCL", variant, accuracy=value)
-    assert set(effect(tables, "G4")) == {1.5}
+def test_the_read_out_is_the_probe_above_the_own_classifier(tables):
+    tables = change(tables, "CE", "main", accuracy=70.0, probe_accuracy=71.5)
+    assert set(effect(tables, "O6")) == {1.5}
+
+
+def test_what_cannot_be_negative_is_checked_to_be_so(tables):
+    below = tables.checks.assign(value=tables.checks.value.where(tables.checks.check.str.startswith("hard neg"), -0.2))
+    table = ledger(replace(tables, checks=below), [claim for claim in CLAIMS if claim.id in ("S9b", "S9c")])
+    assert table.verdict.tolist() == [REFUTED, VERIFIED] and table.effect.tolist() == [0.2, 0.0]
 
 
 def test_time_to_fit_is_a_ratio_of_ratios(tables):
@@ -373,29 +345,16 @@ def test_time_to_fit_is_a_ratio_of_ratios(tables):
 def test_signs_are_what_the_claims_say(tables):
     better = change(tables, "SupCon", "corruptions", mce=10.0, relative_mce=10.0)
     better = change(better, "SCHaNe", "main", within_class_cosine=90.0, between_class_cosine=10.0, isotropy=90.0)
-    for name in ("S7a", "S7b", "H5a", "H5b", "H5c"):
+    better = change(better, "SupCon", "same crop", validation_accuracy=10.0)
+    better = change(better, "SupCon", "joint, scaled", validation_accuracy=10.0)
+    better = change(better, "SupCon", "batch norm in train mode", validation_accuracy=10.0)
+    better = change(better, "SupCon", "mask kept", validation_accuracy=10.0)
+    for name in ("S7a", "S7b", "H5a", "H5b", "H5c", "O1a", "O2", "O5b", "O7"):
         assert (effect(better, name) > 20).all(), name
 
 
-def test_the_rise_of_the_calibration_error_is_from_clean_images_to_the_worst_severity(tables):
-    for method, clean, worst in (("SupCon", 2.0, 5.0), ("CE", 4.0, 11.0)):
-        values = {"ece severity 0": clean, "ece severity 5": worst}
-        tables = change(tables, method, "corruptions", **values)
-    assert set(effect(tables, "S8a")) == {3.0} and set(effect(tables, "S8b")) == {4.0}
-
-
-def test_habits_are_what_is_lost_by_them(tables):
-    for method in ("SupCon", "SCHaNe", "CE"):
-        for variant in set(tables.runs[(tables.runs.notebook == "pitfalls") & (tables.runs.method == method)].variant):
-            if variant not in ("best epoch", "overlap"):
-                harmful = variant in ("same crop", "joint, scaled", "batch norm in train mode", "mask kept")
-                tables = change(tables, method, variant, validation_accuracy=70.0 - 8 * harmful)
-    for name in ("O1a", "O1b", "O2", "O5a", "O5b", "O6"):
-        assert set(effect(tables, name)) == {8.0}, name
-
-
-def test_episodes_are_paired_by_split_and_seed(tables):
-    assert len(effect(tables, "C2c")) == len(effect(tables, "H7b")) == 2 * len(SEEDS)
+def test_episodes_are_paired_by_split(tables):
+    assert len(effect(tables, "C2c")) == len(effect(tables, "H7b")) == 2
 
 
 def test_the_jackknife_of_spread_is_the_difference_and_its_bootstrap_error():
@@ -420,19 +379,19 @@ def test_the_jackknife_of_spread_is_the_difference_and_its_bootstrap_error():
 
 def test_settings_that_only_one_method_ran_are_refused(tables):
     runs = tables.runs
-    fewer = runs[~((runs.method == "CE") & (runs.configuration == 2))]
+    fewer = runs[~((runs.method == "CE") & (runs.configuration == 3))]
     with pytest.raises(ValueError, match="CE and SupCon need the same configurations"):
-        effect(replace(tables, runs=fewer), "S6a")
+        effect(replace(tables, runs=fewer), "S6")
 
 
 def test_every_claim_is_judged_and_has_all_its_fields(tables):
     table = ledger(tables, CLAIMS)
     assert table.id.tolist() == [claim.id for claim in CLAIMS] and table.id.is_unique
-    assert table.set_index("id").verdict[["S9a", "S9b", "G1", "D1a"]].tolist() == [VERIFIED, SUPPORTED, VERIFIED, SUPPORTED]
-    needed = table.drop(columns=["reported", "low", "high", "detectable", "p", "p_holm"])
+    assert table.set_index("id").verdict[["S9a", "S9b", "G1", "D1a"]].tolist() == [VERIFIED, VERIFIED, VERIFIED, SUPPORTED]
+    needed = table.drop(columns=["reported", "low", "high", "detectable", "p"])
     assert needed.notna().all(axis=None) and (needed != "").all(axis=None)
     assert not table.setting.str.contains("{", regex=False).any()
-    assert (table[table.kind != "exact"][["low", "high", "detectable", "p", "p_holm"]].notna()).all(axis=None)
+    assert (table[table.kind != "check"][["low", "high", "detectable", "p"]].notna()).all(axis=None)
 
 
 @cache
@@ -455,4 +414,4 @@ def test_form_of_claims(claim):
 
 
 def test_reported_runs_are_found_by_method():
-    assert main("CLCE", "more") == Runs("clce", "main", "CLCE", "more")
+    assert main("CLCE") == Runs("clce", "main", "CLCE", "few")

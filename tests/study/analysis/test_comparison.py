@@ -75,6 +75,11 @@ def test_a_method_without_reported_runs_is_an_error_that_names_it(runs):
         comparison.reported(runs[~runs.method.isin(["SCHaNe", "GenSCL"])])
 
 
+def test_runs_from_scratch_are_not_among_them(runs):
+    scratch = runs.assign(regime="scratch", trained_on="full", shots=pd.NA)
+    assert len(comparison.reported(pd.concat([runs, scratch]))) == len(runs)
+
+
 def test_reported_runs_on_all_images_are_refused(runs):
     runs.loc[runs.method == "CLCE", ["trained_on", "shots"]] = "full", pd.NA
     with pytest.raises(ValueError, match="clce report runs that are not few-shot"):
@@ -92,16 +97,6 @@ def test_settings_that_should_be_shared_and_are_not_are_named(runs):
     ]
 
 
-def test_results_table_has_means_and_differences_paired_by_seed(runs):
-    table = comparison.results_table(runs)
-    columns = ["method", "shots", "n", "mean", "low", "high", "difference", "difference_low", "difference_high"]
-    assert list(table.columns) == columns
-    row = table[(table.method == "SCHaNe") & (table.shots == 100)].iloc[0]
-    assert row.n == 3
-    assert_allclose([row["mean"], row.low, row.high], tables.interval([82, 83, 84]))
-    assert_allclose([row.difference, row.difference_low, row.difference_high], 2)  # the seeds' own spread cancels
-
-
 def test_variants_are_compared_with_their_methods_reported_runs(runs):
     extra = [rows("SCHaNe", "no hardness", shots=[20], seeds=2, gain=-1, hardness=0.0), rows("SCHaNe", "trial", seeds=1)]
     extra += [rows("SCHaNe", "sweep hardness", shots=[None], hardness=beta) for beta in (0.5, 1.0)]
@@ -115,14 +110,6 @@ def test_variants_are_compared_with_their_methods_reported_runs(runs):
 
 def test_without_variants_their_table_is_empty(runs):
     assert len(comparison.variants_table(runs)) == 0
-
-
-def test_the_headline_is_accuracies_and_counts_of_verdicts(runs):
-    metrics = comparison.headline(comparison.results_table(runs), pd.Series(["supported", "contradicted", "supported"]))
-    assert_allclose(metrics["CE 20"], 73)
-    assert {name.split()[0] for name in metrics} == METHODS.keys() | {"supported", "contradicted"}
-    assert metrics["supported"] == 2 and metrics["contradicted"] == 1
-    assert json.loads(json.dumps(metrics)) == metrics and len(metrics) == 2 * len(METHODS) + 2
 
 
 def test_curves_are_relative_to_each_runs_first_epoch(curves):

@@ -26,6 +26,18 @@ from study.analysis.decisions import (
 from study.analysis.inference import Effect
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
+def test_holm_is_the_closed_test_of_bonferroni(values):
+    """By definition: the largest Bonferroni-adjusted smallest p of all sets of hypotheses that hold this one."""
+    n = len(values)
+    sets = [[i for i in range(n) if mask >> i & 1] for mask in range(1, 2**n)]
+    expected = [max(min(1, len(s) * min(values[j] for j in s)) for s in sets if i in s) for i in range(n)]
+    index = [f"claim {i}" for i in range(n)]
+    adjusted = holm(pd.Series(values, index))
+    assert adjusted.index.tolist() == index
+    assert_allclose(adjusted, expected)
+
+
 def verdict_of(effect, margin, reported, testable=True):
     return verdict(effect.estimate, effect.p(), effect.p_equivalence(margin), effect.p_below(reported), testable)
 

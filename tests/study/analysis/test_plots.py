@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import METHODS, METRICS
-from numpy.testing import assert_allclose
 
 from study import tables
 from study.analysis import comparison, plots
@@ -18,20 +17,61 @@ def text_of(fig):
     return {text.get_text() for text in fig.findobj(plt.Text)}
 
 
-def test_results_figure_shows_every_method_once_per_number_of_shots(runs):
-    table = comparison.results_table(runs)
-    fig = plots.results_figure(table)
-    left, right = fig.axes
-    assert len(left.containers) == 2 * N and len(right.containers) == 2 * N - 2  # CE has no difference to itself
-    assert {*METHODS, "20 per class", "100 per class", "test accuracy (%)", "points above CE"} <= text_of(fig)
-    drawn = sorted(round(bars[0].get_xdata()[0], 6) for bars in right.containers)
-    assert drawn == sorted(table.difference[table.method != "CE"].round(6))
+def differences(data_sets=("digits",), cells=("fine-tuning/20", "scratch/full")):
+    rows = [
+        {"data_set": data_set, "cell": cell, "method": method, "effect": k + 1.0, "low": k - 0.5, "high": k + 2.5}
+        for data_set in data_sets
+        for cell in cells
+        for k, method in enumerate(list(METHODS)[1:])
+    ]
+    return pd.DataFrame(rows).assign(ce=80.0, floor="pixels, SVM", floor_accuracy=79.0)
 
 
-def test_a_method_that_the_registry_lacks_is_an_error_that_names_it(runs):
-    table = comparison.results_table(runs)
+def test_headline_figure_has_a_panel_per_cell_with_every_method_at_its_effect():
+    fig = plots.headline_figure(differences(), margin=1.0)
+    assert [len(ax.containers) for ax in fig.axes] == [N - 1, N - 1]
+    drawn = [bars[0].get_xdata()[0] for bars in fig.axes[0].containers]
+    assert drawn == [k + 1.0 for k in range(N - 1)]
+    assert {"SupCon", "digits", "fine-tuning, 20 per class\nCE 80.0 %, best floor 79.0 %", " floor"} <= text_of(fig)
+    assert [bars[0].get_markerfacecolor() == "white" for bars in fig.axes[0].containers] == [True] + [False] * (N - 2)
+
+
+def test_headline_figure_has_a_row_per_data_set_and_leaves_a_missing_cell_empty():
+    table = pd.concat([differences(), differences(["cifar-10"], ["scratch/full"])])
+    fig = plots.headline_figure(table, margin=1.0)
+    assert [ax.get_visible() for ax in fig.axes] == [True, True, True, False]
+    assert {"digits", "CIFAR-10"} <= text_of(fig)
+
+
+def test_a_floor_that_is_far_below_is_not_drawn():
+    assert " floor" not in text_of(plots.headline_figure(differences().assign(floor_accuracy=40.0), margin=1.0))
+
+
+def test_a_method_that_the_registry_lacks_is_an_error_that_names_it():
     with pytest.raises(ValueError, match="SINCERE cannot be drawn: study.methods.METHODS has CE, .*GenSCL"):
-        plots.results_figure(table.replace({"method": {"CLCE": "SINCERE"}}))
+        plots.headline_figure(differences().replace({"method": {"CLCE": "SINCERE"}}), margin=1.0)
+
+
+def a_claim(name, family, verdict, effect=0.5, reported=np.nan, data_set="digits", cell="scratch/full"):
+    row = {"id": name, "claim": f"claim {name}", "data_set": data_set, "cell": cell, "family": family, "verdict": verdict}
+    return row | {"effect": effect, "low": effect - 1, "high": effect + 1, "margin": 1.0, "reported": reported}
+
+
+def test_registered_figure_marks_each_claim_by_its_verdict_confirmatory_first():
+    rows = [
+        a_claim("b", "exploratory", "opposite", -2.0, reported=30.0),
+        a_claim("a", "confirmatory", "supported", 2.0, reported=1.5, cell="fine-tuning/20"),
+        a_claim("a", "confirmatory", "undecided", 0.5, data_set="cifar-10", cell="fine-tuning/20"),
+    ]
+    fig = plots.registered_figure(pd.DataFrame(rows))
+    first, second = fig.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["claim a, 20 per class", "claim b, from scratch"]
+    marks = [(line.get_marker(), line.get_xdata()[0]) for line in first.lines if line.get_marker() not in ("None", "")]
+    right = first.get_xlim()[1]
+    assert marks == [("^", 2.0), ("x", 1.5), ("v", -2.0), (">", right)]  # a reported gain outside is an arrow
+    assert [line.get_marker() for line in second.lines if line.get_marker() != "None"] == ["o"]
+    assert {"CIFAR-10", "supported", "opposite", "undecided", "gain that the paper reports"} <= text_of(fig)
+    assert fig.get_figwidth() * 150 <= 1000  # pixels
 
 
 def test_curves_figure_has_a_column_per_number_of_shots(curves):
@@ -80,44 +120,13 @@ def test_time_figure_shows_times_and_ratios(runs):
 
 
 def test_a_single_seed_is_drawn_without_interval(runs):
-    table = comparison.results_table(runs[runs.seed == 0])
+    table = comparison.summarise_each(runs[runs.seed == 0], METRICS[1:])
     assert table.low.isna().all()
-    assert all(not bars.has_xerr for ax in plots.results_figure(table).axes for bars in ax.containers)
+    fig = plots.geometry_figure(table, {metric: metric for metric in METRICS[1:]})
+    assert all(not bars.has_xerr for ax in fig.axes for bars in ax.containers)
 
 
 def test_axes_of_percentages_end_at_0_and_100(runs):
-    table = comparison.results_table(runs).assign(low=-500.0, high=500.0)
-    left, right = plots.results_figure(table).axes
-    assert left.get_xlim() == (0, 100)
-    assert right.get_xlim()[0] < 0
-
-
-def claim(name, verdict, after_holm, effect=1.26, low=0.03, high=2.5, kind="effect", margin=0.0, unit="points", runs=5):
-    row = {"id": name, "paper": name[0], "claim": f"claim {name}", "verdict": verdict, "after_holm": after_holm, "over": "s"}
-    return row | {"effect": effect, "low": low, "high": high, "kind": kind, "margin": margin, "unit": unit, "runs": runs}
-
-
-def test_claims_figure_has_a_row_for_each_claim_with_its_mark_and_numbers():
-    opened = "inconclusive at this size"
-    ledger = pd.DataFrame(
-        [
-            claim("A1", "supported", "supported"),
-            claim("A2", "contradicted", opened, -0.4, -0.8, -0.002),
-            claim("A3", opened, opened, 0.5, np.nan, np.nan, runs=1),
-            claim("B1", "supported", "supported", 2.0, 1.0, 3.0, "at most", 5.0, "%"),
-            claim("B2", "verified", "verified", 3e-15, np.nan, np.nan, "exact", 1e-10, "relative"),
-            claim("B3", "supported", "supported", 0.02, 0.01, 0.03, unit="cosine"),
-        ]
-    )
-    fig = plots.claims_figure(ledger)
-    assert text_of(fig) >= {
-        "claim A1", "+1.26 (+0.03 to +2.50) points", "−0.400 (−0.800 to −0.002) points", "+0.5 (one pair) points",
-        "2.0 (1.0 to 3.0) %, limit 5", "off by 3e-15 at most (5 s)", "1 supported, 1 contradicted, 1 inconclusive",
-        "2 supported, 1 verified",
-    }  # fmt: skip
-    (ax,) = fig.axes
-    at = {line.get_marker(): line for line in ax.lines if line.get_transform() == ax.transData and line.get_marker() != "None"}
-    drawn = [(line.get_marker(), line.get_xdata()[0]) for line in ax.lines if line.get_markersize() == 3.5]
-    assert_allclose([x for _, x in drawn], [1.26, -0.4, 0.5, 3.0, 2.0])  # B1: below its limit is for the claim; B3: hundredths
-    assert [marker for marker, _ in drawn] == ["^", "v", "o", "^", "^"]
-    assert at["v"].get_markerfacecolor() == "white" and at["^"].get_markerfacecolor() != "white"
+    table = comparison.summarise_each(runs, METRICS[:2]).assign(low=-500.0, high=500.0)
+    fig = plots.readout_figure(table, dict(zip(METRICS[:2], "ab", strict=True)))
+    assert [ax.get_ylim() for ax in fig.axes] == [(0, 100)] * 2
