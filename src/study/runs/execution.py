@@ -70,8 +70,8 @@ def execute(run, setup):
     Test images are sealed while a model is trained, and for a run judged on validation images to its end. A run that diverges
     has the accuracy of always naming the first class, and a metric `diverged_at_step`. None in processes but the main one.
     """
-    torch.manual_seed(run.seed)
-    with one_core(setup.compute):
+    with torch.random.fork_rng(devices=[]), one_core(setup.compute):  # where one process does all, its numbers go on as they were
+        torch.manual_seed(run.seed)
         return (_train_on_features if run.trained_on == "features" else _fine_tune)(run, setup)
 
 
