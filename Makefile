@@ -18,7 +18,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "python3 is $$($(PYTHON) --version); expected 3.11 or newer. Name another with: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@python -m study.pipeline prepare
 	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true
@@ -29,6 +29,8 @@ data: $(READY)  ## fetch Fashion-MNIST and check it against data.dvc; PROFILE=co
 
 # Nothing that is to test the runs may take them from the cache.
 test cells notebooks: export SUPCL_RUNS := off
+# At toy size a worker takes longer to start than to do its part, and the two lanes of `make test` keep two cores busy.
+pipeline cells: export LOKY_MAX_CPU_COUNT := 1
 
 repro: data  ## every notebook, figure, table and the paper from real data; PROFILE=colour on CIFAR-10, PROFILE=paper [PART=...] on GPUs
 ifeq ($(PROFILE),laptop)

@@ -288,20 +288,20 @@ def test_after_a_kill_only_the_runs_that_had_not_ended_are_executed(tmp_path):
     write_arrays(tmp_path)
     (tmp_path / "script.py").write_text(SCRIPT)
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-    environment = os.environ | {"SUPCL_RUNS": str(tmp_path / "kept"), "PYTHONPATH": paths, "LOKY_MAX_CPU_COUNT": "2"}
+    environment = os.environ | {"SUPCL_RUNS": str(tmp_path / "kept"), "PYTHONPATH": paths}
 
-    def start(results):
-        command = [sys.executable, tmp_path / "script.py", tmp_path, tmp_path / results]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    def start(results, workers):
+        command, own = [sys.executable, tmp_path / "script.py", tmp_path, tmp_path / results], {"LOKY_MAX_CPU_COUNT": workers}
+        return subprocess.Popen(command, env=environment | own, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
-    with start("killed") as process:
+    with start("killed", workers="2") as process:
         for _ in range(2):
             process.stdout.readline()
         os.killpg(process.pid, signal.SIGKILL)
     entries = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*") if path.is_file()}
     entries = {path: at for path, at in entries.items() if not path.name.startswith(".unfinished")}
     assert len(entries) >= 2 and not (tmp_path / "killed").exists()
-    printed = [start(results).communicate()[0] for results in ("second", "third")]
+    printed = [start(results, workers="1").communicate()[0] for results in ("second", "third")]
     assert f"[{len(entries)} from the cache" in printed[0] and f"[{len(entries) + 1} from" not in printed[0]
     assert "[6 from the cache]" in printed[1]
     assert all(path.stat().st_mtime_ns == at for path, at in entries.items())

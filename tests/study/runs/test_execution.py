@@ -330,3 +330,11 @@ def test_a_run_on_all_images_fine_tunes_the_whole_encoder_on_all_training_images
     assert whole.model.encoder.backbone and len(whole.predictions) == len(data.load("digits").test)
     small = execute(few, vit_setup)
     assert len(seen[1].inputs) == 20 and small.metrics.keys() == whole.metrics.keys()
+
+
+def test_a_run_leaves_the_random_numbers_of_its_caller_as_they_were(setup):
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    execute(FEW, setup)
+    assert torch.rand(1) == expected

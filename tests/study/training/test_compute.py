@@ -277,7 +277,7 @@ def test_a_checkpoint_that_fails_midway_leaves_the_last_one(tmp_path, monkeypatc
         saved.append(1)
         if len(saved) < 3:
             return torch.serialization.save(state, target)
-        Path(target).write_bytes(b"half")
+        target.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", save)
