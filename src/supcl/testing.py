@@ -186,7 +186,7 @@ def _loop(like: str, batch: _Batch, convention: _Convention) -> float:
     """The loss of a batch by the printed formula, or with the conventions given. Rows are scaled to unit length."""
     rows = [[x / (math.hypot(*row) or 1.0) for x in row] for row in batch.z.tolist()]
     y, q = batch.y.tolist(), batch.q.tolist()
-    terms, n = [], len(rows)
+    terms, weights, n = [], [], len(rows)
     for i in range(n):
         s = [_dot(rows[i], row) / convention.temperature for row in rows]
         others = [j for j in range(n) if j != i]
@@ -196,8 +196,9 @@ def _loop(like: str, batch: _Batch, convention: _Convention) -> float:
             d = [float(y[i] == other) for other in y]
         pairs = _Pairs(i, s, d, others, [j for j in others if d[j] > 0], [j for j in others if d[j] == 0])
         if pairs.positives:
-            terms.append(FORMULAS[like].term(pairs, convention))
-    counted = len(terms) if convention.alone == "left out" else n
+            weights.append(len(pairs.positives) if convention.reduction == "pairs" else 1)
+            terms.append(weights[-1] * FORMULAS[like].term(pairs, convention))
+    counted = sum(weights) if convention.alone == "left out" else n
     contrastive = sum(terms) / (1 if convention.reduction == "sum" else counted or 1)
     if like != "clce":
         return convention.factor * contrastive
@@ -350,6 +351,11 @@ FORMULAS = {
         {"k1": 5000.0, "k2": 1.0},
     ),
 }
+REDUCTIONS = {
+    "mean": "",
+    "sum": "Anchors are summed; the formula takes their mean.",
+    "pairs": "The mean is over positive pairs, so anchors weigh by their number of positives; the formula weighs all alike.",
+}
 FACTORS: dict[str, Callable[[float], float]] = {
     "1": lambda temperature: 1.0,
     "temperature / 0.07": lambda temperature: temperature / 0.07,
@@ -469,7 +475,7 @@ def _recognise(
     choices = [dict(zip(formula.alternatives, names, strict=True)) for names in itertools.product(*formula.alternatives.values())]
     candidates = [
         _Convention(temperature, choice, settings, reduction)
-        for temperature, choice, reduction in itertools.product(temperatures, choices, ("mean", "sum"))
+        for temperature, choice, reduction in itertools.product(temperatures, choices, REDUCTIONS)
         if _fits_float64(temperature, settings)
     ]
     fitting = [replace(c, factor=factor) for c in candidates if (factor := _factor(theirs.like, batches, values, c)) is not None]
@@ -504,7 +510,7 @@ def _factor(like: str, batches: list[_Batch], values: list[float], convention: _
 def _deviations(convention: _Convention, stated: float | None, formula: _Formula) -> int:
     chosen = sum(value != next(iter(formula.alternatives[topic])) for topic, value in convention.choice.items())
     elsewhere = stated is not None and convention.temperature != stated
-    return chosen + elsewhere + (convention.reduction == "sum") + (convention.factor != 1)
+    return chosen + elsewhere + (convention.reduction != "mean") + (convention.factor != 1)
 
 
 def _named(convention: _Convention, stated: float | None, formula: _Formula) -> list[Finding]:
@@ -516,8 +522,8 @@ def _named(convention: _Convention, stated: float | None, formula: _Formula) -> 
         verdict, sentence = formula.alternatives[topic][value]
         if verdict != "ok":
             findings.append(Finding(topic, verdict, sentence))
-    if convention.reduction == "sum":
-        findings.append(Finding("reduction", "differs", "Anchors are summed; here the loss is their mean."))
+    if convention.reduction != "mean":
+        findings.append(Finding("reduction", "differs", REDUCTIONS[convention.reduction]))
     return findings
 
 
