@@ -393,10 +393,8 @@ class _Theirs:
         """(N, D), with respect to embeddings before they are scaled to unit length, whoever scales them."""
         leaf = (batch.z if z is None else z).clone().requires_grad_()
         value = self(batch, torch.nn.functional.normalize(leaf, dim=-1))
-        if not value.requires_grad:  # a constant, such as a plain 0
-            return torch.zeros_like(leaf)
-        (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
-        return torch.zeros_like(leaf) if gradient is None else gradient
+        (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True, materialize_grads=True)
+        return gradient
 
     def at(self, temperature: float) -> "_Theirs":
         """The same loss at another temperature; raises LookupError if no attribute or argument sets one."""

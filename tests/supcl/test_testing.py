@@ -107,7 +107,7 @@ class OwnAsPositive(OwnInDenominator):
 class NegativesAlone(Dense):
     def forward(self, z, labels):
         self.same = labels[:, None] == labels
-        return super().forward(z, labels)
+        return 0 * z.sum() if self.same.all() else super().forward(z, labels)
 
     def log_all(self, s):
         return s.masked_fill(self.same, -torch.inf).logsumexp(1)
@@ -291,6 +291,7 @@ def test_views_are_recognised_or_said():
         (lambda z, y: z.square().sum(), "values", "fit neither the formula nor any"),
         (lambda z, y: z, "call", "a tensor of shape"),
         (lambda z: z, "call", "TypeError"),
+        (torch.dot, "call", "RuntimeError"),
     ],
 )
 def test_a_fault_is_named_as_wrong(loss, check, words):
@@ -404,6 +405,14 @@ def test_a_loss_that_refuses_a_batch_says_so_in_the_report():
     report = check_loss(refusing)
     assert verdicts(report, "one row", "empty") == {"one row": "differs", "empty": "differs"}
     assert "refused: ValueError: needs two rows" in sentence(report, "one row")
+
+
+def test_a_constant_that_no_gradient_can_come_from_is_seen():
+    """backward() of a plain 0 is an error, in the middle of a training run."""
+    constant = lambda z, y: supcl.supcon_loss(z, y) if len(y.unique()) < len(y) else torch.zeros(())  # noqa: E731
+    report = check_loss(constant)
+    assert verdicts(report, "no positives", "lone anchors") == {"no positives": "differs", "lone anchors": "ok"}
+    assert "does not require grad" in sentence(report, "no positives")
 
 
 def test_a_loss_that_fails_in_the_middle_is_a_finding():
