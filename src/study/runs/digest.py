@@ -20,7 +20,10 @@ import numpy as np
 import torch
 
 # Modules and packages of ours that decide a run's numbers.
-RUN_CODE = ("supcl", "study.data", "study.training", "study.runs", "study.probes", "study.methods", "study.tables")
+RUN_CODE = (
+    "supcl.losses", "supcl.pairs", "supcl.tiled", "supcl.modules", "study.data", "study.training", "study.runs", "study.probes",
+    "study.methods", "study.tables",
+)  # fmt: skip
 # A function that uses one of these names reads what cannot be seen by looking at it.
 HIDDEN = {
     "open", "load", "loadtxt", "genfromtxt", "fromfile", "memmap", "imread", "read", "read_csv", "read_text", "read_bytes",
