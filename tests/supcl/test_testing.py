@@ -255,6 +255,21 @@ def test_pytorch_metric_learnings_ntxent_is_recognised():
     }
 
 
+@pytest.mark.parametrize("column, loss", [(1, metric_learning.SupConLoss), (2, metric_learning.NTXentLoss)])
+def test_the_page_says_of_pytorch_metric_learning_what_is_reported(column, loss):
+    report, compared = check_loss(loss()), set()
+    for line in PAGE.split("## Six losses")[1].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|") or cells[0] in ("check", "conventions", "---"):
+            continue
+        checks, precision = cells[0].split(", "), cells[0].split(", ")[-1]
+        for finding in report:
+            if finding.check in checks and (finding.check != "low temperature" or precision in finding.sentence):
+                assert (finding.verdict == "ok") == (cells[column] == "ok"), (line, finding)
+                compared.add(finding.check)
+    assert {finding.check for finding in report} - compared <= {"denominator", "reduction"}
+
+
 @pytest.mark.parametrize("loss", [Released(), Released(0.1), Released(0.5)])
 def test_supcontrasts_factor_is_named_even_where_it_is_one(loss):
     report = check_loss(loss)
@@ -405,6 +420,12 @@ def test_a_loss_that_refuses_a_batch_says_so_in_the_report():
     report = check_loss(refusing)
     assert verdicts(report, "one row", "empty") == {"one row": "differs", "empty": "differs"}
     assert "refused: ValueError: needs two rows" in sentence(report, "one row")
+
+
+def test_a_precision_that_a_loss_refuses_is_a_difference():
+    report = check_loss(lambda z, y: supcl.supcon_loss(F.normalize(torch.cdist(z, torch.eye(5, dtype=z.dtype)), dim=1), y))
+    assert verdicts(report, "float32", "float16") == {"float32": "ok", "float16": "differs"}
+    assert "not implemented for 'Half'" in sentence(report, "float16")
 
 
 def test_a_constant_that_no_gradient_can_come_from_is_seen():
