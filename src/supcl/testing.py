@@ -102,7 +102,7 @@ def check_loss(
     if temperature is None:
         temperature = _stated(loss, "temperature", "tau")
     if temperature is not None and not _fits_float64(temperature, settings):
-        raise ValueError(f"temperature is {temperature:g}; expected more, as the loop's exponentials must fit a float64.")
+        raise ValueError(f"temperature is {temperature:g}; expected > 0, and so much that the loop's exponentials fit a float64.")
     theirs = _Theirs(loss, like, bool(views))
     try:
         if views is None:
@@ -424,7 +424,7 @@ def _with_views_if_needed(theirs: _Theirs) -> _Theirs:
 
 def _fits_float64(temperature: float, settings: dict[str, float]) -> bool:
     """Whether exp((1 + hardness) / temperature), the largest exponential in the loop, does."""
-    return (1 + settings.get("hardness", 0.0)) / temperature < math.log(sys.float_info.max) - 10
+    return temperature > 0 and (1 + settings.get("hardness", 0.0)) / temperature < math.log(sys.float_info.max) - 10
 
 
 def _stated(loss: Callable[..., Tensor], *names: str, default: float | None = None) -> float | None:
@@ -704,7 +704,10 @@ def main(arguments: list[str] | None = None) -> int:
         loss = loss() if isinstance(loss, type) else loss
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         parser.error(f"{options.loss!r} gives no loss ({_first_line(error)}); expected package.module:loss.")
-    report = check_loss(loss, options.like, temperature=options.temperature, views=options.views)
+    try:
+        report = check_loss(loss, options.like, temperature=options.temperature, views=options.views)
+    except ValueError as error:
+        parser.error(str(error))
     print(report)
     return int(bool(report.wrong))
 

@@ -460,8 +460,9 @@ def test_wrong_arguments_are_told_what_is_expected():
         check_loss(Dense(), "simclr")
     with pytest.raises(TypeError, match="supcon has no setting hardness"):
         check_loss(Dense(), hardness=1.0)
-    with pytest.raises(ValueError, match="temperature is 0.0001"):
-        check_loss(Dense(), temperature=0.0001)
+    for temperature in (0.0001, 0.0, -1.0):
+        with pytest.raises(ValueError, match=f"temperature is {temperature:g}; expected > 0"):
+            check_loss(Dense(), temperature=temperature)
 
 
 def test_the_command_prints_the_report_and_its_exit_says_whether_something_is_wrong(capsys):
@@ -472,6 +473,9 @@ def test_the_command_prints_the_report_and_its_exit_says_whether_something_is_wr
     with pytest.raises(SystemExit):
         testing.main(["supcl:no_such_loss"])
     assert "expected package.module:loss" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        testing.main(["supcl:supcon_loss", "--temperature", "0"])
+    assert "temperature is 0; expected > 0" in capsys.readouterr().err
 
 
 def test_the_command_runs_as_the_page_says(tmp_path):
