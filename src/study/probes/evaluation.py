@@ -9,13 +9,14 @@ from sklearn.preprocessing import Normalizer
 
 
 @torch.inference_mode()
-def outputs_of(model, images, prepare, batch_size=125):
+def outputs_of(model, images, prepare, forward=None, batch_size=125):
     """Embeddings (N, D) and logits (N, C) of a model in eval mode, as numpy float32; prepare makes its inputs, on its device.
+    forward is the model's method that takes them; None: the model itself.
 
     The batch fits a processor's cache: 500 images at a time take a third longer.
     """
-    device = next(model.parameters()).device
-    chunks = [model(prepare(part).to(device)) for part in images.split(batch_size)]
+    device, forward = next(model.parameters()).device, forward or model
+    chunks = [forward(prepare(part).to(device)) for part in images.split(batch_size)]
     return tuple(torch.cat([getattr(chunk, name) for chunk in chunks]).numpy(force=True) for name in ("embedding", "logits"))
 
 

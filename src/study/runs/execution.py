@@ -105,7 +105,7 @@ def _validation_images(splits, seed):
     """Indices of 1,000 validation images. Each draw has its own: images that all draws share would choose alike on all of them,
     and the interval of a difference would not see it."""
     held_back = splits["validation"]
-    return held_back[torch.randperm(len(held_back), generator=torch.Generator().manual_seed(seed))[:1000]]
+    return held_back[torch.randperm(len(held_back), generator=torch.Generator().manual_seed(seed))[:1000].sort().values]
 
 
 def _train_on_features(run, setup):
@@ -163,9 +163,11 @@ def _train_and_measure(trained, draw, views, validation, test):
     if place(setup.compute).rank:
         return None
     with test.sealed("a measurement on validation images"):
-        measured = _measure(trained, *validation, diverged) if run.evaluate_on == "validation" else None
+        measured = _measure(trained, *validation, diverged, trained.outputs) if run.evaluate_on == "validation" else None
         validation_accuracy = measured[1]["probe_accuracy"] if measured else _probe_accuracy(trained, *validation, diverged)
-    embeddings, metrics, predictions = measured or _measure(trained, *test.open("the final evaluation of a run"), diverged)
+    embeddings, metrics, predictions = measured or _measure(
+        trained, *test.open("the final evaluation of a run"), diverged, trained.test_outputs
+    )
     metrics |= {"validation_accuracy": validation_accuracy}
     curve = [record["curve"] for record in records if run.curve]
     names = records[0].get("metrics", {}) if records else {}
@@ -187,14 +189,14 @@ def _checkpoint(run, setup):
     return Path(setup.compute.checkpoints) / f"{name}.pt"
 
 
-def _measure(trained, inputs, labels, diverged):
+def _measure(trained, inputs, labels, diverged, outputs):
     """Embeddings, metrics, and predictions by the probe, on images of the classes trained on."""
     run, (inputs, labels) = trained.run, _familiar(trained, inputs, labels)
     if diverged:
         predictions = np.full_like(labels, trained.labels.min())
         names = ("accuracy", "probe_accuracy", "neighbour_accuracy")
         return None, dict.fromkeys(names, evaluation.accuracy(predictions, labels)), predictions
-    embeddings, logits = trained.outputs(inputs)
+    embeddings, logits = outputs(inputs)
     predictions = trained.probe.predict(embeddings)
     metrics = {
         "accuracy": evaluation.accuracy(logits.argmax(1) if run.classifier == "own" else predictions, labels),
@@ -214,7 +216,7 @@ def _probe_accuracy(trained, inputs, labels, diverged):
 def _familiar(trained, inputs, labels):
     """Inputs and labels, as an array, of the classes trained on."""
     familiar = torch.from_numpy(np.isin(labels, trained.labels))
-    return inputs[familiar], labels[familiar].numpy()
+    return (inputs if familiar.all() else inputs[familiar]), labels[familiar].numpy()
 
 
 def _progress_line(done, total, outcome):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from study.probes import evaluation
-from study.runs.setup import Setup
+from study.runs.setup import Setup, frozen_maps
 from study.training.contrasts import QueueSettings
 from study.training.optimisation import OPTIMIZERS
 
@@ -103,6 +103,15 @@ class Trained:
     def outputs(self, inputs):
         """Embeddings (M, D) and logits (M, C) of inputs, as numpy arrays."""
         return evaluation.outputs_of(self.model, inputs, self.prepare)
+
+    def test_outputs(self, images):
+        """The outputs of the test images, faster: what frozen stages make of them is computed once for all runs, if their weights
+        were loaded and the images are in memory."""
+        frozen = getattr(self.model.encoder, "frozen_stages", 0) and self.setup.weights != "none"
+        if not frozen or not isinstance(images, torch.Tensor):
+            return self.outputs(images)
+        maps = frozen_maps(self.setup, images)
+        return evaluation.outputs_of(self.model, maps, prepare=lambda part: part, forward=self.model.after_frozen)
 
     @cached_property
     def embeddings(self):

@@ -66,6 +66,16 @@ def new_model(setup):
     return Model(encoder, encoder.dim, classes=len(images_of(setup.dataset).classes), **heads)
 
 
+@lru_cache(1)
+def frozen_maps(setup, images):
+    """What the frozen stages of setup's encoder make of images (N, C, H, W) uint8. They are the same in every run of a setup, so
+    a process that evaluates several runs computes them once."""
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        encoder = ImageEncoder(architecture(setup.encoder), setup.weights).eval().to(place(setup.compute).device)
+        parts = [data.plain(part, setup.image_size).to(encoder.mean.device) for part in images.split(125)]
+        return torch.cat([encoder.frozen(part) for part in parts])
+
+
 def save_model(model, path):
     """Write the weights of a model to path, for load_model."""
     with whole(path) as unfinished, unfinished.open("wb") as file:  # of an open file: a path's name would go into it

@@ -92,6 +92,10 @@ class Model(nn.Module):
     def forward(self, inputs):
         return self.outputs(self.encoder(inputs))
 
+    def after_frozen(self, maps):
+        """The outputs from what `encoder.frozen` gave."""
+        return self.outputs(self.encoder.after_frozen(maps))
+
     def outputs(self, embedding):
         return Outputs(embedding, self.projection, self.classifier)
 
@@ -111,6 +115,7 @@ class ImageEncoder(nn.Module):
         if shape.frozen_stages:
             _freeze_stages(backbone, shape)
         self.frozen_statistics = shape.frozen_statistics
+        self.frozen_stages = shape.frozen_stages if hasattr(backbone, "conv_stem") else 0  # that `frozen` runs apart
         self.backbone = for_small_maps(backbone).to(memory_format=torch.channels_last)
         self.dim = self.backbone.num_features
         config = timm.data.resolve_model_data_config(self.backbone)
@@ -126,8 +131,21 @@ class ImageEncoder(nn.Module):
         return self
 
     def forward(self, images):
-        images = (images.expand(-1, 3, -1, -1) - self.mean) / self.std
-        return self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return self.after_frozen(self.frozen(images))
+
+    def frozen(self, images):
+        """What the stages that never learn make of images, in EfficientNets; of other encoders, the images normalised."""
+        images = ((images.expand(-1, 3, -1, -1) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        if not self.frozen_stages:
+            return images
+        return self.backbone.blocks[: self.frozen_stages](self.backbone.bn1(self.backbone.conv_stem(images)))
+
+    def after_frozen(self, maps):
+        """The embedding (N, dim) from what `frozen` gave."""
+        if not self.frozen_stages:
+            return self.backbone(maps)
+        maps = self.backbone.blocks[self.frozen_stages :](maps)
+        return self.backbone.forward_head(self.backbone.bn2(self.backbone.conv_head(maps)))
 
 
 class SmallMapConv2d(nn.Module):

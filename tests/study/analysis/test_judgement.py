@@ -47,8 +47,9 @@ class Notebook:
 
 A_CLAIM = Claim("a", "paper", "", "SupCon is better", FEW, ("SupCon",), ("CE",), 9.0, "there", 1.0, "confirmatory", "digest of a")
 CROSSED = replace(
-    A_CLAIM, id="b", method=("SCHaNe", "SCHaNe on the embedding"), family="exploratory", reported=None, digest="digest of b",
-    reference=("SCHaNe at beta 0", "SCHaNe on the embedding at beta 0"),
+    A_CLAIM, id="b", family="exploratory", reported=None, digest="digest of b",
+    method=("hard negatives on the projection", "hard negatives on the embedding"),
+    reference=("even negatives on the projection", "even negatives on the embedding"),
 )  # fmt: skip
 
 
@@ -113,9 +114,9 @@ def test_an_arm_may_have_settings_of_several_variants(results):
 
 
 def test_an_arm_of_the_crossed_design_is_told_by_place_weight_and_whether_there_is_hardness(results):
-    _, validation, correct = read_arm(results, FEW, "SCHaNe on the embedding")
+    _, validation, correct = read_arm(results, FEW, "hard negatives on the embedding")
     assert validation[:, 0].tolist() == [0.76, 0.74]  # hardness 1 and 2 at the weight of 0.9
-    _, validation, _ = read_arm(results, FEW, "SCHaNe on the embedding at beta 0")
+    _, validation, _ = read_arm(results, FEW, "even negatives on the embedding")
     assert validation[:, 0].tolist() == [0.74]
 
 

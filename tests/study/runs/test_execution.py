@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from small import cross_entropy
 from small_runs import FEATURES, FEW
@@ -15,6 +16,8 @@ from study.probes import evaluation
 from study.runs import Run, execute, execution, trained_on
 from study.runs.features import features_of_part
 from study.runs.results import curves
+from study.runs.run import Trained
+from study.runs.setup import frozen_maps
 
 METRICS = [
     *["accuracy", "probe_accuracy", "neighbour_accuracy"],
@@ -338,3 +341,15 @@ def test_a_run_leaves_the_random_numbers_of_its_caller_as_they_were(setup):
     torch.manual_seed(1)
     execute(FEW, setup)
     assert torch.rand(1) == expected
+
+
+def test_frozen_stages_see_the_test_images_once_for_all_runs_and_change_no_number(setup, tmp_path, monkeypatch):
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.pth")
+    encoder = {"name": "test_efficientnet", "frozen_stages": 1, "frozen_statistics": True}
+    frozen = replace(setup, encoder=encoder, weights=str(tmp_path / "weights.pth"))
+    frozen_maps.cache_clear()
+    by_maps = [execute(replace(FEW, seed=seed), frozen) for seed in (0, 1)]
+    assert frozen_maps.cache_info()[:2] == (1, 1)  # asked for twice, computed once
+    monkeypatch.setattr(Trained, "test_outputs", Trained.outputs)
+    by_images = [execute(replace(FEW, seed=seed), frozen) for seed in (0, 1)]
+    assert [outcome.metrics for outcome in by_maps] == [outcome.metrics for outcome in by_images]
