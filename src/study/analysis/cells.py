@@ -37,7 +37,7 @@ ARMS = {method.name: (Source(method.key),) for method in METHODS.values()} | {  
     "CE with GenSCL's tricks": (Source("cross_entropy"), *(Source("cross_entropy", trick) for trick in TRICKS)),
     "SupCon with L_in": (Source("supcon", "form in"),),
     "SupCon with one positive": (Source("supcon", "sweep positives", {"positives": 1}),),
-    "SupCon at temperature 0.1": (Source("supcon", "trial", {"temperature": 0.1}),),
+    "SupCon at temperature 0.1": (Source("supcon", "sweep temperature", {"temperature": 0.1}),),
     "SupCon at temperature 0.5": (Source("supcon", "sweep temperature", {"temperature": 0.5}),),
     "hard negatives on the projection": _crossed("projection", hard=True),
     "even negatives on the projection": _crossed("projection", hard=False),
