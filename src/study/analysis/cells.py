@@ -44,6 +44,7 @@ ARMS = {method.name: (Source(method.key),) for method in METHODS.values()} | {  
     "hard negatives on the embedding": _crossed("embedding", hard=True),
     "even negatives on the embedding": _crossed("embedding", hard=False),
     "hard negatives on the projection, alone": _crossed("projection", hard=True, weight=1.0),
+    "GenSCL with one-hot labels": (Source("genscl", "one-hot"),),
     "GenSCL with mixing": (Source("genscl", "MixUp-CutMix"),),
     "GenSCL with a teacher": (Source("genscl", "teacher"),),
     "GenSCL with a shuffled teacher": (Source("genscl", "teacher, shuffled"),),
