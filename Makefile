@@ -34,6 +34,7 @@ pipeline cells: export LOKY_MAX_CPU_COUNT := 1
 
 repro: data  ## every notebook, figure, table and the paper from real data; PROFILE=colour on CIFAR-10, PROFILE=paper [PART=...] on GPUs
 ifeq ($(PROFILE),laptop)
+	@python -m study.pipeline check
 	dvc repro
 	@python -m study.pipeline summary
 else

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from study import notebooks
+from study import notebooks, parameters
 from study.notebooks import NOTEBOOKS
 from study.paths import ROOT
 from study.writing import whole, write_text
@@ -36,11 +36,13 @@ def clean():
 
 
 def run(key):
-    """Run a notebook's clean copy with its parameters from params.yaml, to results/<key>/<key>.ipynb."""
-    parameters = yaml.safe_load((ROOT / "params.yaml").read_text())[key]
-    _check_parameters(key, parameters, notebooks.defaults(key))
-    results, start = ROOT / parameters["results"], time.time()
-    notebooks.execute(ROOT / CLEAN / f"{key}.ipynb", results / key / f"{key}.ipynb", parameters)
+    """Run a notebook's clean copy with its parameters from params.yaml, to results/<key>/<key>.ipynb. A mistake in the parameters
+    of any notebook stops it before anything is written."""
+    stages = _checked_parameters()
+    if key not in stages:
+        raise SystemExit(f"params.yaml has no parameters of {key}; expected a mapping of that name.")
+    results, start = ROOT / stages[key]["results"], time.time()
+    notebooks.execute(ROOT / CLEAN / f"{key}.ipynb", results / key / f"{key}.ipynb", stages[key])
     for folder in (results / key, results / "arrays" / key):
         _remove_older(folder, start)
     _note_seconds(key, start)
@@ -59,6 +61,7 @@ def paper():
     """Compile paper/paper.typ, with the results on pictures in colour where they are there."""
     import typst  # takes longer to load than most commands run
 
+    _checked_parameters()
     start = time.time()
     colour = {"colour": "results/colour"} if (ROOT / "results" / "colour" / "claims.csv").exists() else {}
     options = {"root": ROOT, "ignore_system_fonts": True, "timestamp": datetime.fromtimestamp(0, UTC)}
@@ -67,13 +70,16 @@ def paper():
     _note_seconds("paper", start)
 
 
-def _check_parameters(key, given, expected):
-    if given.keys() != expected.keys():
-        raise SystemExit(
-            f"params.yaml and the parameters cell of {key} differ: "
-            f"only in params.yaml {sorted(given.keys() - expected.keys())}, "
-            f"only in the notebook {sorted(expected.keys() - given.keys())}."
-        )
+def _checked_parameters():
+    """{key: parameters} of params.yaml. Exits with a line for each mistake in them, of whichever notebook."""
+    try:
+        stages = yaml.safe_load((ROOT / "params.yaml").read_text())
+        parameters.check_stages(stages, "params.yaml")
+    except yaml.YAMLError as error:
+        raise SystemExit(f"params.yaml cannot be read as YAML: {error}") from None
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    return stages
 
 
 def _remove_older(folder, start):
@@ -99,6 +105,11 @@ def prepare():
         (ROOT / folder).mkdir(parents=True, exist_ok=True)
 
 
+def check():
+    """Check params.yaml against the definition of all parameters, before anything runs: `make repro` begins with it."""
+    _checked_parameters()
+
+
 def refresh(*keys):
     """Run source notebooks (all, or those named) in place with their own defaults, so that stored outputs match the code."""
     for key in keys or NOTEBOOKS:
@@ -115,8 +126,8 @@ def smoke(folder):
     shutil.rmtree(folder, ignore_errors=True)
     copy_project(folder)
     (folder / "data").mkdir()
-    parameters = {key: notebooks.defaults(key) | {"results": "results"} for key in NOTEBOOKS}
-    write_text(folder / "params.yaml", yaml.safe_dump(parameters, sort_keys=False))
+    toy = {key: notebooks.defaults(key) | {"results": "results"} for key in NOTEBOOKS}
+    write_text(folder / "params.yaml", yaml.safe_dump(toy, sort_keys=False))
     repro(folder)
     summary(folder)
 
@@ -201,8 +212,8 @@ def environment(folder):
 
 
 COMMANDS = {
-    "clean": clean, "run": run, "methods": methods, "paper": paper, "prepare": prepare, "refresh": refresh, "smoke": smoke,
-    "verdicts": verdicts, "list": notebook_files, "summary": summary,
+    "clean": clean, "run": run, "methods": methods, "paper": paper, "prepare": prepare, "check": check, "refresh": refresh,
+    "smoke": smoke, "verdicts": verdicts, "list": notebook_files, "summary": summary,
 }  # fmt: skip
 
 

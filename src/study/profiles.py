@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 
 import yaml
 
-from study import notebooks, pipeline
+from study import notebooks, parameters, pipeline
+from study.parameters import hint
 from study.paths import ROOT
 from study.writing import write_text
 
@@ -42,13 +43,16 @@ class Part:
 
 
 def read(profile):
-    """The Parts of profiles/<profile>.yaml, in its order. Raises ValueError for a parameter that no notebook of a part has."""
+    """The Parts of profiles/<profile>.yaml, in its order. Raises ValueError with every mistake in the parameters of any part."""
     path = ROOT / "profiles" / f"{profile}.yaml"
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
         raise ValueError(f"profile is {profile!r}; expected one of {known}. `make repro` alone runs the laptop's.")
     groups = {name: group for name, group in yaml.safe_load(path.read_text()).items() if "parts" in group}
-    return [_part(name, group, groups[group]) for group in groups for name in groups[group]["parts"]]
+    parts = [_part(name, group, groups[group]) for group in groups for name in groups[group]["parts"]]
+    found = [(f"{part.name}, {key}", mistake) for part in parts for key, mistake in parameters.mistakes_in_stages(part.stages)]
+    parameters.refuse(f"profiles/{profile}.yaml", found)
+    return parts
 
 
 def _part(name, group, content):
@@ -57,26 +61,31 @@ def _part(name, group, content):
     images = own.pop("images")
     given, stages, unused = content["every"] | own, {}, set(content["every"] | own)
     for stage, values in content["stages"].items():
+        if stage not in notebooks.NOTEBOOKS:
+            raise ValueError(f"{name} has {stage} among its stages, which is no notebook{hint(stage, notebooks.NOTEBOOKS)}")
         unused -= laptop[stage].keys()
-        if unknown := values.keys() - laptop[stage].keys():
-            raise ValueError(f"{name} has for {stage} {', '.join(sorted(unknown))}, which is no parameter of that notebook.")
+        if unknown := sorted(values.keys() - laptop[stage].keys()):
+            which = f"which is no parameter of that notebook{hint(unknown[0], laptop[stage])}"
+            raise ValueError(f"{name} has for {stage} {', '.join(unknown)}, {which}")
         common = {key: value for key, value in given.items() if key in laptop[stage]}
         stages[stage] = laptop[stage] | common | values | {"results": "results"}
-    if unused:
-        raise ValueError(f"{name} has {', '.join(sorted(unused))}, which is a parameter of none of its notebooks.")
+    if unused := sorted(unused):
+        known = {parameter for values in stages.values() for parameter in values}
+        which = f"which is a parameter of none of its notebooks{hint(unused[0], known)}"
+        raise ValueError(f"{name} has {', '.join(unused)}, {which}")
     return Part(name, group, images, stages, content.get("kept", ""))
 
 
 def tiny(part):
     """The part at toy size: the notebooks' defaults but for KINDS, the kind of encoder, and the precision."""
     laptop, stages = yaml.safe_load((ROOT / "params.yaml").read_text()), {}
-    for key, parameters in part.stages.items():
-        own = {name: value for name, value in parameters.items() if name in KINDS and value != laptop[key][name]}
+    for key, values in part.stages.items():
+        own = {name: value for name, value in values.items() if name in KINDS and value != laptop[key][name]}
         small = notebooks.defaults(key) | own | {"results": "results"}
-        if "precision" in parameters.get("compute", {}):
+        if "precision" in values.get("compute", {}):
             small["compute"] = {"precision": "bf16"}
-        if parameters.get("encoder") != laptop[key].get("encoder"):
-            small["encoder"] = _tiny_encoder(parameters["encoder"])
+        if values.get("encoder") != laptop[key].get("encoder"):
+            small["encoder"] = _tiny_encoder(values["encoder"])
         stages[key] = small
     return replace(part, stages=stages)
 
