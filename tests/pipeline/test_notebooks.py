@@ -22,6 +22,11 @@ NO_RESULT = {
     "src/study/registration.py",
     "src/study/notebooks.py",
     "src/study/pipeline.py",
+    "src/study/parameters/__init__.py",
+    "src/study/parameters/checking.py",
+    "src/study/parameters/definition.py",
+    "src/study/parameters/kinds.py",
+    "src/study/parameters/rules.py",
 }
 
 

@@ -172,7 +172,8 @@ def test_unknown_parameters_stop_before_anything_runs_and_a_failure_loses_no_res
     params["clce"]["temperatur"] = 0.4
     (restored / "params.yaml").write_text(yaml.safe_dump(params))
     before = (restored / "results" / "clce" / "runs.csv").read_bytes()
-    assert "only in params.yaml ['temperatur']" in typed(restored, "dvc repro method@clce", fails=True)
+    printed = typed(restored, "dvc repro method@clce", fails=True)
+    assert "clce: temperatur is no parameter of this notebook; did you mean temperature?" in printed
     assert (restored / "results" / "clce" / "runs.csv").read_bytes() == before
 
 

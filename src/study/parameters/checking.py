@@ -4,22 +4,29 @@ and the nearest name where one was misspelt."""
 import ast
 import difflib
 import inspect
+import zipfile
 
 from pydantic import BaseModel, ValidationError
 
 from study.parameters.definition import NOTEBOOKS, definition
 from study.parameters.kinds import allowed_by
 from study.parameters.rules import BETWEEN_NOTEBOOKS, RULES
+from study.paths import project
 
 
 def check(key, namespace):
     """The first act of the notebook called key: raises ValueError unless its parameters are as defined. namespace is globals().
 
-    Names that papermill set (`-p`) or that stand in the cell of parameters must be parameters.
+    Names that papermill set (`-p`) or that stand in the cell of parameters must be parameters, and draws that are asked for must
+    lie where the notebook will look for them.
     """
     known = definition(key).model_fields
     names = [*known, *(name for name in _names_set(namespace.get("In", ())) if name not in known)]
-    refuse("The parameters of this notebook", [(key, mistake) for mistake in mistakes(key, _given(names, namespace))])
+    given = {name: namespace[name] for name in names if name in namespace}
+    found = mistakes(key, given)
+    if not found and "trials" in given:
+        found = list(_missing_draws(given))
+    refuse("The parameters of this notebook", [(key, mistake) for mistake in found])
 
 
 def check_stages(stages, where):
@@ -153,8 +160,20 @@ def _broken_rules(model, values, wrong, outer=()):
 # In a notebook
 
 
-def _given(names, namespace):
-    return {name: namespace[name] for name in names if name in namespace}
+def _missing_draws(given):
+    """Of those that a notebook trains on, what the notebook data, where it has run, did not write to the same folder."""
+    file = project() / given["results"] / "arrays" / "data" / "splits.npz"
+    if not file.exists():
+        return
+    with zipfile.ZipFile(file) as archive:
+        there = [path.removesuffix(".npy") for path in archive.namelist()]
+    for n, draws in zip(given["shots"], given["seeds"], strict=True):
+        missing = [seed for seed in range(draws) if f"draw_{n}_{seed}" not in there]
+        if n != "full" and missing:
+            yield (
+                f"seeds has {draws} draws of {n} images per class; expected at most {missing[0]}, which {file} holds. Run 01_data "
+                "with more, and the same `results`, first."
+            )
 
 
 def _names_set(sources):

@@ -103,7 +103,7 @@ class LossWeight(Mapping):
 TRIED = (Temperature, Hardness, LabelSmoothing, LossWeight)
 
 
-# The notebooks
+# The notebooks. Of several bases the last one's parameters come first.
 
 
 class Data(Images):
@@ -116,17 +116,17 @@ class Data(Images):
     floor_seeds: COUNT = means("draws for each number of them")
 
 
-class CrossEntropy(Training, Scratch, LabelSmoothing):
+class CrossEntropy(Scratch, LabelSmoothing, Training):
     scratch_teacher_epochs: COUNT = means("of the teacher from scratch: more than its pupils get")
 
 
-class SupCon(Training, Scratch, Temperature):
+class SupCon(Scratch, Temperature, Training):
     scratch_temperature: values_of(POSITIVE) = means("of the small network's loss")
     sweep_temperatures: list_of(POSITIVE) = means("from scratch")
     sweep_positives: list_of(COUNT) = means("at most so many per anchor, from scratch")
 
 
-class SCHaNe(Training, Temperature, Hardness):
+class SCHaNe(Hardness, Temperature, Training):
     weight: SHARE = means("of the contrastive loss; cross-entropy has the rest")
     crossed_training: CROSSED_TRAINING = means("of every cell of the crossed design")
     crossed_weights: list_of(SHARE) = means("of the contrastive loss in it; 1.0 among them for the effect of cross-entropy")
@@ -135,7 +135,7 @@ class SCHaNe(Training, Temperature, Hardness):
     timing_rounds: COUNT = means("in which cross-entropy and SCHaNe take turns")
 
 
-class CLCE(Training, LossWeight):
+class CLCE(LossWeight, Training):
     temperature: POSITIVE = means("0.5 is SCHaNe's README")
     hardness: NOT_NEGATIVE = means("beta; 1.0 is SCHaNe's released code")
     positives: one_of("sum", "mean") = means('"sum" is the reading of CLCE, "mean" is SCHaNe\'s')
@@ -151,7 +151,7 @@ class CLCE(Training, LossWeight):
     batch_crop: SHARE_ABOVE_ZERO = means("smallest share of an image's area that a random crop keeps")
 
 
-class GenSCL(Training, Scratch, Temperature):
+class GenSCL(Scratch, Temperature, Training):
     variant_seeds: COUNT = means("seeds of each kind of label; not more than scratch_seeds")
 
 
@@ -247,4 +247,4 @@ def definition(key):
     from study import notebooks  # here, not above: a notebook with a class has no need of it
 
     names = notebooks.defaults(key).keys()
-    return create_model(key, __base__=(Training, *(setting for setting in TRIED if setting.model_fields.keys() <= names)))
+    return create_model(key, __base__=(*(setting for setting in TRIED if setting.model_fields.keys() <= names), Training))

@@ -16,9 +16,9 @@ class Allowed:
 
 
 def allowed_by(kind):
-    """The Allowed that a kind, or pydantic's record of a parameter, carries."""
+    """The Allowed that a kind, or pydantic's record of a parameter, carries: the outermost, where a kind is made of another."""
     metadata = kind.__metadata__ if hasattr(kind, "__metadata__") else kind.metadata
-    return next(part for part in metadata if isinstance(part, Allowed))
+    return [part for part in metadata if isinstance(part, Allowed)][-1]
 
 
 def whole(least):

@@ -68,8 +68,8 @@ def _weights_fit_the_encoder(encoder, weights):
     name = encoder["name"] if isinstance(encoder, dict) else encoder
     if weights == "package" and name != "tf_efficientnet_lite0":
         yield (
-            f'weights is "package", which has those of tf_efficientnet_lite0 only; for {name} expected "hub", "none" or the path '
-            "of a file."
+            'weights is "package", which has those of tf_efficientnet_lite0 only; for encoder '
+            f'{name} expected "hub", "none" or the path of a file.'
         )
 
 
@@ -158,6 +158,17 @@ def _validation_leaves_every_class_both_parts(dataset, validation_size):
         )
 
 
+def _validation_leaves_enough_of_every_class(dataset, validation_size, shots, subset):
+    if extent := _extent(dataset):
+        left = extent.smallest - math.ceil(extent.smallest * validation_size / extent.images)
+        for name, most in (("shots", max(shots)), ("subset", subset or 0)):
+            if left < most <= extent.smallest:
+                yield (
+                    f"{name} is {most}; expected at most {left}, what a validation_size of {validation_size} leaves of the "
+                    f"smallest class of {dataset}."
+                )
+
+
 def _features_are_there(dataset, feature_images, imbalances):
     """The rarest class of a long-tailed draw has an image: see study.data.long_tailed_draw."""
     if not (extent := _extent(dataset)):
@@ -192,11 +203,12 @@ def _class_split_fits_the_data(dataset, class_split, class_splits):
 
 RULES = (
     _lists_are_of_one_length, _crossed_draws_are_reported_ones, _draws_of_the_same_view_are_reported_ones,
-    _swept_draws_are_reported_ones, _variants_are_of_reported_draws, _batches_are_multiples, _floors_are_of_draws_that_there_are,
-    _largest_batches_are_beyond_those_together, _flipped_shares_are_evenly_spaced, _weights_fit_the_encoder,
-    _timm_has_the_encoder, _options_of_the_encoder_are_no_misspelt_fields, _shots_are_there, _subset_is_there,
-    _scratch_subset_is_there, _base_shots_are_there, _collapse_shots_are_there, _flipped_shots_are_there,
-    _validation_leaves_every_class_both_parts, _features_are_there, _watched_images_are_there, _class_split_fits_the_data,
+    _swept_draws_are_reported_ones, _variants_are_of_reported_draws, _batches_are_multiples,
+    _floors_are_of_draws_that_there_are, _largest_batches_are_beyond_those_together, _flipped_shares_are_evenly_spaced,
+    _weights_fit_the_encoder, _timm_has_the_encoder, _options_of_the_encoder_are_no_misspelt_fields, _shots_are_there,
+    _subset_is_there, _scratch_subset_is_there, _base_shots_are_there, _collapse_shots_are_there, _flipped_shots_are_there,
+    _validation_leaves_every_class_both_parts, _validation_leaves_enough_of_every_class, _features_are_there,
+    _watched_images_are_there, _class_split_fits_the_data,
 )  # fmt: skip
 
 
