@@ -171,8 +171,8 @@ def _missing_draws(given):
         missing = [seed for seed in range(draws) if f"draw_{n}_{seed}" not in there]
         if n != "full" and missing:
             yield (
-                f"seeds has {draws} draws of {n} images per class; expected at most {missing[0]}, which {file} holds. Run 01_data "
-                "with more, and the same `results`, first."
+                f"seeds has {draws} draws of {n} images per class; expected at most {missing[0]}, which {file} holds. First run "
+                "01_data with more, and the same `results`."
             )
 
 
