@@ -8,6 +8,8 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from study import data, notebooks, parameters, profiles
 from study.data import AUGMENTATIONS, files
@@ -290,6 +292,30 @@ def test_a_wrong_parameter_is_named_with_what_was_given_and_what_is_allowed(key,
     for mistake in found:
         assert re.search("expected|did you mean|which divides", mistake) and mistake[-1] in ".?" and "\n" not in mistake
         assert not re.search("pydantic|http|Input should|validation error", mistake)
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["none", "full", "~no/one", "1e-3"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=8) | st.sampled_from(["name", "weights"]), inner, max_size=4)
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("key", NOTEBOOKS)
+@given(st.data())
+def test_whatever_is_given_is_right_or_named(key, drawn):
+    name = drawn.draw(st.sampled_from([*LAPTOP[key], "unknown"]))
+    for mistake in mistakes(key, changed(key, name, drawn.draw(ANYTHING))):
+        assert re.search("expected|did you mean|which divides", mistake)
+        assert not re.search("pydantic|Input should|validation error", mistake)
 
 
 def test_at_least_a_hundred_were_tried_in_every_notebook():

@@ -4,6 +4,7 @@ and the nearest name where one was misspelt."""
 import ast
 import difflib
 import inspect
+import re
 import zipfile
 
 from pydantic import BaseModel, ValidationError
@@ -113,7 +114,7 @@ def _sentence(model, path, values):
     if name not in values:
         meaning = f" ({field.description})" if field.description else ""
         return f"{called} is missing; expected {allowed.phrase}{meaning}."
-    return f"{called} is {_shown(values[name])}; expected {allowed.phrase}{_remark(values[name], allowed.words)}"
+    return f"{called} is {_shown(values[name])}; expected {allowed.phrase}{_remark(values[name], allowed)}"
 
 
 def _unknown(called, name, model, outer):
@@ -132,14 +133,13 @@ def _shown(value):
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-def _remark(value, words):
+def _remark(value, allowed):
+    """The end of a sentence on a value: of text that looks like a number or a word, what was probably meant."""
     texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
     for text in texts:
-        try:
-            return f". {text!r} is text; write {float(text):.12g}, with a decimal point and without quotes."
-        except ValueError:
-            pass
-        if text not in words and (near := difflib.get_close_matches(text.lower(), words, 1)):
+        if "number" in allowed.phrase and re.fullmatch(r"-?\d+(\.\d*)?(e-?\d+)?", text.lower()):
+            return f". {text!r} is text; write {float(text):.12g}, without quotes."
+        if text not in allowed.words and (near := difflib.get_close_matches(text.lower(), allowed.words, 1)):
             return f"; did you mean {near[0]}?"
     return "."
 

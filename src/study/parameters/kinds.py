@@ -124,7 +124,11 @@ WEIGHTS_WORDS = ("package", "hub", "none")
 
 
 def _words_or_file(text):
-    if text not in WEIGHTS_WORDS and not Path(text).expanduser().is_file():
+    try:
+        there = text in WEIGHTS_WORDS or Path(text).expanduser().is_file()
+    except (OSError, RuntimeError):  # no name of a file, or of nobody's home
+        there = False
+    if not there:
         raise ValueError("no such file")
     return text
 
