@@ -21,6 +21,7 @@ def restored(project):
     """The project, put back as it was after the test."""
     yield project
     typed(project, "git checkout --quiet . && git clean --quiet -fd")
+    (project / "results" / "colour").mkdir(exist_ok=True)  # Git keeps no empty folder
 
 
 @pytest.fixture
