@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from study import data, notebooks, parameters, profiles
@@ -310,6 +310,7 @@ ANYTHING = st.recursive(
 
 
 @pytest.mark.parametrize("key", NOTEBOOKS)
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine it would fail
 @given(st.data())
 def test_whatever_is_given_is_right_or_named(key, drawn):
     name = drawn.draw(st.sampled_from([*LAPTOP[key], "unknown"]))
