@@ -34,6 +34,7 @@ RUNS := off
 cells notebooks: export SUPCL_RUNS := $(RUNS)
 # At toy size a worker takes longer to start than to do its part, and the two lanes of `make test` keep two cores busy.
 pipeline cells: export LOKY_MAX_CPU_COUNT := 1
+cells: export OMP_NUM_THREADS := 1
 
 repro:  ## every notebook, figure, table and the paper from real data; PROFILE=paper [PART=...] on GPUs, see the README
 ifeq ($(PROFILE),laptop)
