@@ -29,7 +29,7 @@ data: $(READY)  ## fetch Fashion-MNIST and check it against data.dvc
 	@python -m study.data.fetch
 
 # Nothing that is to test the runs may take them from the cache. In `make test` alone the notebooks take them from where its pipeline
-# has stored them, so that each is executed once: tests/study/typed.py.
+# has stored them, so that each is executed once: tests/pipeline/typed.py.
 RUNS := off
 cells notebooks: export SUPCL_RUNS := $(RUNS)
 # At toy size a worker takes longer to start than to do its part, and the two lanes of `make test` keep two cores busy.
