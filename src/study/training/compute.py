@@ -147,7 +147,6 @@ def launch(function, *arguments, compute):
 
 
 def _fork(task, world_size, device):
-    import torch._dynamo  # noqa: F401  once here: every process would load it, for its optimiser
     from accelerate import debug_launcher, notebook_launcher
 
     try:
