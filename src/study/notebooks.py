@@ -6,6 +6,10 @@ A notebook's key is its file's name without the number: params.yaml, dvc.yaml an
 import os
 import sys
 
+# nbformat imports jsonschema, which takes over a second to build a grammar of web addresses. No notebook is checked by it.
+if "rfc3987_syntax" not in sys.modules:
+    sys.modules["rfc3987_syntax"] = None  # as if it were not installed
+
 import nbformat
 from nbstripout import strip_output
 

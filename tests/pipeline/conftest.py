@@ -1,7 +1,9 @@
 """One run of the whole pipeline at toy size, in a Git repository of its own, for all tests that look at its results."""
 
+import shutil
+
 import pytest
-from typed import typed
+from typed import RUNS, typed
 
 from study import pipeline
 
@@ -9,7 +11,10 @@ from study import pipeline
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smoke") / "project"
-    pipeline.smoke(folder)
+    shutil.rmtree(RUNS, ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SUPCL_RUNS", str(RUNS))
+        pipeline.smoke(folder)
     (folder / ".dvc" / "config.local").unlink()  # from here on it is a Git repository
     typed(folder, f"git init --quiet && echo {pipeline.MARKER} >> .git/info/exclude")
     typed(folder, "git add --all && git commit --quiet --message smoke")

@@ -1,17 +1,23 @@
 """Commands as one types them in a project's folder, and what they say."""
 
-import json
+import contextlib
 import re
 import subprocess
 
-from study import pipeline
+from dvc.repo import Repo
 
+from study import pipeline
+from study.paths import ROOT
+
+# The fixture `project` makes this folder anew and stores here the runs that it has executed: neither its tests need execute them
+# again nor, in `make test`, the notebooks.
+RUNS = ROOT / "build" / "test-runs"
 GIT = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
 def typed(folder, command, fails=False):
     """What a command typed in folder, in the activated environment, prints. Raises if it fails, or if it does not and should."""
-    environment = pipeline.environment(folder) | GIT
+    environment = pipeline.environment(folder) | GIT | {"SUPCL_RUNS": str(RUNS)}
     ran = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
     assert bool(ran.returncode) == fails, f"{command}\n{ran.stdout[-4000:]}\n{ran.stderr[-4000:]}"
     return ran.stdout + ran.stderr
@@ -23,5 +29,6 @@ def stages_run(printed):
 
 
 def stale(folder):
-    """Names of the stages whose own dependencies changed."""
-    return set(json.loads(typed(folder, "dvc status --json")))
+    """Names of the stages whose own dependencies changed, as `dvc status` has them."""
+    with contextlib.chdir(folder), Repo() as repo:
+        return set(repo.status())

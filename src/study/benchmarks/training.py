@@ -70,19 +70,22 @@ def from_memory(encoder, batch, size, rounds, steps=3):
 def two_processes(encoder, batch, size, rounds):
     """Images per second of one process with all threads, beside those of two processes with half of them each, on `batch` images
     a step and on twice as many, which is `batch` for each of two. Their start is not counted."""
-    for rows in (batch, 2 * batch):
-        measure, rates = partial(images_per_second, encoder, rows, size), {"one": [], "two": []}
-        for _ in range(rounds):
-            rates["one"].append(in_own_process(measure))
-            rates["two"].append(launch(measure, compute=Compute(world_size=2)))
-        one, two = median(rates["one"]), median(rates["two"])
+    sizes, rates = (batch, 2 * batch), {"one": [], "two": []}
+    measure = partial(images_per_second, encoder, sizes, size)
+    for _ in range(rounds):
+        rates["one"].append(in_own_process(measure))
+        rates["two"].append(launch(measure, compute=Compute(world_size=2)))
+    for rows, one, two in zip(sizes, *(map(median, zip(*measured, strict=True)) for measured in rates.values()), strict=True):
         yield Target(f"images per second, one process / two, {rows} a step", one / two, 1, f"{one:.0f} / {two:.0f}")
 
 
-def images_per_second(encoder, batch, size, steps=8):
-    model = new_model(encoder)
-    train_steps(model, batch, size, 1)
-    return steps * batch / train_steps(model, batch, size, steps)
+def images_per_second(encoder, batches, size, steps=8):
+    """Of each size of a batch, one after another."""
+    model, rates = new_model(encoder), []
+    for batch in batches:
+        train_steps(model, batch, size, 1)
+        rates.append(steps * batch / train_steps(model, batch, size, steps))
+    return rates
 
 
 def train_steps(model, batch, size, steps):

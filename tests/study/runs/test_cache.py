@@ -1,6 +1,7 @@
 """A run that has ended is not executed again, as long as nothing that decides its numbers has changed."""
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -232,15 +233,23 @@ def test_a_data_set_that_a_measurement_names_counts_by_its_images(setup, monkeyp
     assert key(run, setup) != before and key(FEW, setup) == key(FEW, setup)
 
 
-@pytest.mark.parametrize("text, counts", [("\n# a comment\n", False), ("\nANOTHER = 1\n", True)])
-def test_the_code_of_runs_counts_but_its_comments_do_not(tmp_path, text, counts):
+CODES = """
+import importlib, sys
+from study.runs import cache
+print(cache.CODE)
+open(sys.argv[1], "a").write("ANOTHER = 1\\n")
+print(importlib.reload(cache).CODE)
+"""
+
+
+def test_the_code_of_runs_counts_but_its_comments_do_not(tmp_path):
     shutil.copytree(Path(cache.__file__).parents[2], tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "src" / "supcl" / "losses.py").open("a") as file:
-        file.write(text)
-    command = [sys.executable, "-c", "from study.runs import cache; print(cache.CODE)"]
+    losses = tmp_path / "src" / "supcl" / "losses.py"
+    losses.write_text(losses.read_text() + "\n# a comment\n")
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
-    code = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
-    assert (code != cache.CODE) == counts
+    command = [sys.executable, "-c", CODES, losses]
+    with_comment, changed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert with_comment == cache.CODE != changed
 
 
 # Entries on disk
@@ -284,24 +293,26 @@ if __name__ == "__main__":
 """
 
 
-def test_after_a_kill_only_the_runs_that_had_not_ended_are_executed(tmp_path):
+def test_after_a_kill_only_the_runs_that_had_not_ended_are_executed(tmp_path, place, monkeypatch, capsys):
+    """Killed with its two workers, in a process of its own; then begun again in this one."""
     write_arrays(tmp_path)
-    (tmp_path / "script.py").write_text(SCRIPT)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-    environment = os.environ | {"SUPCL_RUNS": str(tmp_path / "kept"), "PYTHONPATH": paths}
-
-    def start(results, workers):
-        command, own = [sys.executable, tmp_path / "script.py", tmp_path, tmp_path / results], {"LOKY_MAX_CPU_COUNT": workers}
-        return subprocess.Popen(command, env=environment | own, stdout=subprocess.PIPE, text=True, start_new_session=True)
-
-    with start("killed", workers="2") as process:
+    environment = os.environ | {"LOKY_MAX_CPU_COUNT": "2", "PYTHONPATH": paths}
+    command = [sys.executable, script, tmp_path, tmp_path / "killed"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         for _ in range(2):
             process.stdout.readline()
         os.killpg(process.pid, signal.SIGKILL)
-    entries = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*") if path.is_file()}
+    entries = {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
     entries = {path: at for path, at in entries.items() if not path.name.startswith(".unfinished")}
     assert len(entries) >= 2 and not (tmp_path / "killed").exists()
-    printed = [start(results, workers="1").communicate()[0] for results in ("second", "third")]
+    printed = []
+    for results in ("second", "third"):
+        monkeypatch.setattr(sys, "argv", [str(script), tmp_path, tmp_path / results])
+        runpy.run_path(str(script), run_name="__main__")
+        printed.append(capsys.readouterr().out)
     assert f"[{len(entries)} from the cache" in printed[0] and f"[{len(entries) + 1} from" not in printed[0]
     assert "[6 from the cache]" in printed[1]
     assert all(path.stat().st_mtime_ns == at for path, at in entries.items())

@@ -65,7 +65,7 @@ def in_every_process():
         train_small(lambda outputs, batch: supcon(outputs, batch) * (float("nan") if dist.get_rank() else 1))
     except Diverged as error:
         refused.append(str(error))
-    return all_variants(), apart, refused
+    return all_variants(), apart, refused, gradients_of_gathered()
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,14 @@ def alone():
     return all_variants()
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_processes_have_the_gradient_of_the_whole_batch(alone, world_size):
-    shared, apart, refused = launch(in_every_process, compute=Compute(world_size=world_size))
+@pytest.fixture(scope="module", params=[2, 4])
+def together(request):
+    """The number of processes, and what in_every_process returned in one."""
+    return request.param, launch(in_every_process, compute=Compute(world_size=request.param))
+
+
+def test_processes_have_the_gradient_of_the_whole_batch(alone, together):
+    world_size, (shared, apart, refused, _) = together
     assert shared.keys() == alone.keys()
     for key, parts in shared.items():
         assert max(map(largest_difference, alone[key], parts)) < 1e-8, key
@@ -195,16 +200,18 @@ def test_a_queue_refuses_settings_that_mean_nothing(size, momentum, message):
         QueueSettings(size, momentum)
 
 
-def test_gathered_rows_get_the_sum_of_what_all_processes_say():
-    """On two processes, each with a loss of its own on all rows."""
-    one, other = launch(gradient_of_gathered, compute=Compute(world_size=2))
-    assert torch.equal(one, torch.full((3, 2), 1.0 + 2.0)) and torch.equal(other, one)
+def test_gathered_rows_get_the_sum_of_what_all_processes_say(together):
+    """Each with a loss of its own on all rows."""
+    world_size, (*_, found) = together
+    assert len(found) == world_size
+    assert all(torch.equal(gradient, torch.full((3, 2), float(sum(range(1, world_size + 1))))) for gradient in found)
 
 
-def gradient_of_gathered():
-    """The gradients of both processes' rows; process r sums r + 1 times all rows."""
+def gradients_of_gathered():
+    """The gradients of every process's rows; process r sums r + 1 times all rows."""
     x = torch.ones(2, 3).T.requires_grad_()  # not contiguous
-    ((dist.get_rank() + 1.0) * gathered(x, 2).sum()).backward()
-    everyone = [None, None]
+    world_size = dist.get_world_size()
+    ((dist.get_rank() + 1.0) * gathered(x, world_size).sum()).backward()
+    everyone = [None] * world_size
     dist.all_gather_object(everyone, x.grad)
     return everyone
