@@ -93,8 +93,9 @@ def test_figures_of_all_methods_show_it_in_its_colour(walked):
         "from study.analysis import comparison, plots\n"
         "runs = pd.read_csv('results/nca/runs.csv', dtype={'shots': 'Int64'})\n"
         "runs = runs[runs.variant == 'main']\n"
-        "summary = comparison.summarise_each(pd.concat([runs.assign(method='CE'), runs]), ['isotropy'])\n"
-        "fig = plots.geometry_figure(summary, {name: name for name in ['isotropy'] * 4})\n"
+        "shapes = ['within_class_cosine', 'between_class_cosine', 'isotropy', 'simplex_distance']\n"
+        "summary = comparison.summarise_each(pd.concat([runs.assign(method='CE'), runs]), shapes)\n"
+        "fig = plots.geometry_figure(summary, {name: name for name in shapes})\n"
         "print([label.get_text() for label in fig.axes[0].get_yticklabels()], figures.colour_of('NCA'))"
     )
     assert python(walked, code).strip() == "['CE', 'NCA'] #e69f00"
