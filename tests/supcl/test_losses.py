@@ -706,6 +706,7 @@ def test_empty_queue_and_empty_batch_are_0(loss, engine):
     assert value_and_gradient(of_a_queue, nothing.z, nothing)[0] == 0
 
 
+@pytest.mark.usefixtures("compiler")
 @every(EVERY_LOSS)
 def test_compiled_loss_is_the_loss(loss):
     batch = random_batch()

@@ -118,6 +118,7 @@ def test_a_module_holds_no_tensors_and_moves_anywhere(module, function, tensors,
     assert "temperature" in repr(inside) and not inside.state_dict()
 
 
+@pytest.mark.usefixtures("compiler")
 @every
 def test_a_module_compiles_into_one_graph_and_exports(module, function, tensors, settings, shown):
     loss = module(**settings | {"engine": "readable"})

@@ -186,6 +186,7 @@ def test_second_derivatives_in_tiles_are_refused_with_what_to_ask_for(loss):
         torch.autograd.grad(loss(z, engine="tiled"), z, create_graph=True)
 
 
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("block", BLOCKS)
 @every(LOSSES)
 def test_compiled_whole_the_loss_is_the_same(loss, block):
@@ -240,7 +241,9 @@ def test_labels_may_be_vmapped():
 
 
 @pytest.mark.parametrize("transform", ["vmap", "grad", "compile"])
-def test_tiles_are_refused_under_transforms_with_what_to_ask_for(transform):
+def test_tiles_are_refused_under_transforms_with_what_to_ask_for(transform, request):
+    if transform == "compile":
+        request.getfixturevalue("compiler")
     f = lambda z: supcon_loss(z, Y, engine="tiled")  # noqa: E731
     with pytest.raises(Exception, match='engine is "tiled", which does not support torch.compile.*engine="readable"'):
         if transform == "vmap":
