@@ -79,6 +79,9 @@ compat:  ## the tests of the losses on the oldest and the newest torch, on each 
 verdicts: $(READY)  ## tables, figures and verdicts of the analysis again from what Git holds, and what differs
 	python -m study.pipeline verdicts
 
+verify: $(READY)  ## after `make repro`: does every table and claim agree with what Git holds?
+	python -m study.pipeline verify
+
 mutants: $(READY)  ## do the tests of the losses notice when the code is changed? (half an hour)
 	mutmut run
 	mutmut results
@@ -96,4 +99,4 @@ readme: $(READY)  ## put the tables of results/ into README.md
 lock:  ## recompile requirements.txt from pyproject.toml
 	uv pip compile --universal --python-version 3.11 --no-header --extra study --extra dev pyproject.toml -o requirements.txt
 
-.PHONY: help setup data repro smoke test units pipeline cells tiny bench compat verdicts mutants notebooks lab readme lock
+.PHONY: help setup data repro smoke test units pipeline cells tiny bench compat verdicts verify mutants notebooks lab readme lock

@@ -139,6 +139,13 @@ def verdicts():
     raise SystemExit(recompute())
 
 
+def verify():
+    """Say for each table and claim of the results whether it agrees with what Git holds, within their intervals."""
+    from study.verify import verify
+
+    raise SystemExit(verify())
+
+
 def notebook_files():
     """Print the notebooks' files, each after those whose results it reads."""
     print(*(path.relative_to(ROOT) for path in NOTEBOOKS.values()))
@@ -213,7 +220,7 @@ def environment(folder):
 
 COMMANDS = {
     "clean": clean, "run": run, "methods": methods, "paper": paper, "prepare": prepare, "check": check, "refresh": refresh,
-    "smoke": smoke, "verdicts": verdicts, "list": notebook_files, "summary": summary,
+    "smoke": smoke, "verdicts": verdicts, "verify": verify, "list": notebook_files, "summary": summary,
 }  # fmt: skip
 
 
