@@ -28,8 +28,8 @@ $(READY): requirements.txt pyproject.toml
 data: $(READY)  ## fetch Fashion-MNIST and check it against data.dvc; PROFILE=colour fetches CIFAR-10
 	@python -m study.data.fetch $(PROFILE)
 
-# Nothing that is to test the runs may take them from the cache. In `make test` alone the notebooks take them from where its pipeline
-# has stored them, so that each is executed once: tests/pipeline/typed.py.
+# Nothing that is to test the runs may take them from the cache. Only in `make test` do the notebooks take the runs that its pipeline
+# has just executed and stored: see tests/pipeline/typed.py and the fixture that empties the folder.
 RUNS := off
 cells notebooks: export SUPCL_RUNS := $(RUNS)
 # At toy size a worker takes longer to start than to do its part, and the two lanes of `make test` keep two cores busy.
@@ -52,7 +52,6 @@ smoke: $(READY)  ## the same pipeline at toy size, into build/smoke-run
 test: $(READY)  ## lint, unit tests, notebooks as tests, and beside both the whole pipeline at toy size
 	ruff check .
 	ruff format --check .
-	rm -rf build/test-runs
 	$(MAKE) --jobs 2 pipeline units cells RUNS="$(CURDIR)/build/test-runs"
 
 units: $(READY)  ## the tests of supcl and study

@@ -44,7 +44,7 @@ def write_notebook(path, cells):
 
 
 @pytest.fixture(scope="module")
-def walked(project, tmp_path_factory):
+def project_with_nca(project, tmp_path_factory):
     """A copy of the project with the method of the page, its notebook run at toy size on what `data` wrote there."""
     folder = tmp_path_factory.mktemp("contributing") / "project"
     pipeline.copy_project(folder)
@@ -79,14 +79,14 @@ def test_a_method_touches_at_most_seven_files():
     assert len({file for _, file, *_ in steps()}) <= 7
 
 
-def test_its_notebook_runs_and_leaves_its_results_and_a_figure(walked):
-    results = walked / "results" / "nca"
+def test_its_notebook_runs_and_leaves_its_results_and_a_figure(project_with_nca):
+    results = project_with_nca / "results" / "nca"
     runs = pd.read_csv(results / "runs.csv")
     assert set(runs.method) == {"NCA"} and {"trial", "main"} == set(runs.variant)
     assert (results / "figures" / "accuracy.png").stat().st_size > 5000 and (results / "predictions.npz").exists()
 
 
-def test_figures_of_all_methods_show_it_in_its_colour(walked):
+def test_figures_of_all_methods_show_it_in_its_colour(project_with_nca):
     code = (
         "import pandas as pd\n"
         "from study import figures\n"
@@ -98,17 +98,19 @@ def test_figures_of_all_methods_show_it_in_its_colour(walked):
         "fig = plots.geometry_figure(summary, {name: name for name in shapes})\n"
         "print([label.get_text() for label in fig.axes[0].get_yticklabels()], figures.colour_of('NCA'))"
     )
-    assert python(walked, code).strip() == "['CE', 'NCA'] #e69f00"
+    assert python(project_with_nca, code).strip() == "['CE', 'NCA'] #e69f00"
 
 
-def test_the_project_s_own_tests_pass_with_it(walked):
+def test_the_project_s_own_tests_pass_with_it(project_with_nca):
     """The loss agrees with its reference, and the pipeline knows the notebook."""
     files, names = (
         ["tests/supcl/test_losses.py", "tests/pipeline/test_notebooks.py"],
         "nca and double_loop or numbered or stage_depends",
     )
     command = [sys.executable, "-m", "pytest", "-vv", *files, "-k", names]
-    run = subprocess.run(command, cwd=walked, env=pipeline.environment(walked), capture_output=True, text=True)
+    run = subprocess.run(
+        command, cwd=project_with_nca, env=pipeline.environment(project_with_nca), capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     for name in ("test_loss_is_the_double_loop[nca", "test_notebooks_are_numbered", "test_a_stage_depends"):
         assert name in run.stdout

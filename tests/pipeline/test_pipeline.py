@@ -100,14 +100,14 @@ def test_the_same_run_twice_gives_the_same_numbers_pictures_and_notebook(restore
 
 
 @pytest.fixture(scope="module")
-def shown(project):
+def dvc_output(project):
     """What each of these commands prints."""
     return {command: typed(project, command) for command in ("dvc status", "dvc metrics show --md", "dvc plots show")}
 
 
-def test_again_with_nothing_changed_it_runs_nothing_and_leaves_the_tree_clean(project, shown):
+def test_again_with_nothing_changed_it_runs_nothing_and_leaves_the_tree_clean(project, dvc_output):
     assert not stages_run(pipeline.repro(project))
-    assert "up to date" in shown["dvc status"]
+    assert "up to date" in dvc_output["dvc status"]
     assert typed(project, "git status --porcelain") == ""
 
 
@@ -193,8 +193,8 @@ def test_in_a_fresh_clone_dvc_says_what_it_would_run(clone):
     assert typed(clone, "git status --porcelain") == ""
 
 
-def test_metrics_fit_a_screen_and_plots_need_no_network(project, shown):
-    (numbers,) = [line for line in shown["dvc metrics show --md"].splitlines() if "metrics.json" in line]
+def test_metrics_fit_a_screen_and_plots_need_no_network(project, dvc_output):
+    (numbers,) = [line for line in dvc_output["dvc metrics show --md"].splitlines() if "metrics.json" in line]
     assert 5 <= numbers.count("|") - 2 <= 12
     page = (project / "dvc_plots" / "index.html").read_text()
     assert 8 <= page.count("<img") <= 12 and "http" not in page

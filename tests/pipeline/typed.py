@@ -9,8 +9,8 @@ from dvc.repo import Repo
 from study import pipeline
 from study.paths import ROOT
 
-# The fixture `project` makes this folder anew and stores here the runs that it has executed: neither its tests need execute them
-# again nor, in `make test`, the notebooks.
+# The fixture `project` empties this folder and then keeps here the runs that it executes. Its tests take them from here, and so
+# do the notebooks in `make test`.
 RUNS = ROOT / "build" / "test-runs"
 GIT = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 

@@ -686,7 +686,7 @@ def test_loss_against_contrasts_is_the_double_loop(loss, offset, engine):
         assert torch.autograd.gradcheck(f, both)
         return
     dense = with_settings(loss, **ENGINES["dense"], contrasts=both[1], offset=offset, **given_labels)(losses, both[0], batch)
-    for gradient, expected in zip(*(torch.autograd.grad(loss, both) for loss in (f(*both), dense)), strict=True):
+    for gradient, expected in zip(*(torch.autograd.grad(value, both) for value in (f(*both), dense)), strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
 
 

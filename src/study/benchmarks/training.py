@@ -75,12 +75,13 @@ def two_processes(encoder, batch, size, rounds):
     for _ in range(rounds):
         rates["one"].append(in_own_process(measure))
         rates["two"].append(launch(measure, compute=Compute(world_size=2)))
-    for rows, one, two in zip(sizes, *(map(median, zip(*measured, strict=True)) for measured in rates.values()), strict=True):
+    for rows, alone, shared in zip(sizes, zip(*rates["one"], strict=True), zip(*rates["two"], strict=True), strict=True):
+        one, two = median(alone), median(shared)
         yield Target(f"images per second, one process / two, {rows} a step", one / two, 1, f"{one:.0f} / {two:.0f}")
 
 
 def images_per_second(encoder, batches, size, steps=8):
-    """Of each size of a batch, one after another."""
+    """Images per second that training takes in with each of these batch sizes, measured one after another."""
     model, rates = new_model(encoder), []
     for batch in batches:
         train_steps(model, batch, size, 1)

@@ -294,7 +294,7 @@ if __name__ == "__main__":
 
 
 def test_after_a_kill_only_the_runs_that_had_not_ended_are_executed(tmp_path, place, monkeypatch, capsys):
-    """Killed with its two workers, in a process of its own; then begun again in this one."""
+    """The first start is killed with its two workers, in a process of its own. The next two happen in this process."""
     write_arrays(tmp_path)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -201,7 +201,7 @@ def test_a_queue_refuses_settings_that_mean_nothing(size, momentum, message):
 
 
 def test_gathered_rows_get_the_sum_of_what_all_processes_say(together):
-    """Each with a loss of its own on all rows."""
+    """Every process has a loss of its own on all rows."""
     world_size, (*_, found) = together
     assert len(found) == world_size
     assert all(torch.equal(gradient, torch.full((3, 2), float(sum(range(1, world_size + 1))))) for gradient in found)
