@@ -76,7 +76,7 @@ def folder(tmp_path):
                 notebooks[name].run(cell, "trial", seed, right, rate=0.1)
                 notebooks[name].run(cell, "trial", seed, right - 20, rate=0.2)
                 notebooks[name].run(cell, "main", seed, right, rate=0.1)
-        notebooks["CE"].run(SCRATCH, "teacher", seed, 83)
+        notebooks["CE"].run(SCRATCH, "MixUp-CutMix, teacher", seed, 83)
         for variant in ("trial", "main"):
             notebooks["SCHaNe"].run(FEW, variant, seed, 72, hardness=1.0)
             for name in ("CLCE", "GenSCL"):
