@@ -35,22 +35,26 @@ def read(results, file):
 
 
 def survival(claims):
-    """Three sentences, one a line, on the confirmatory claims: which are supported, how many are seen not to hold as reported,
-    and how many are open."""
+    """Three sentences, one a line, on the confirmatory claims: which are supported, which are seen not to hold as reported, and
+    how many are open."""
     confirmatory = claims[claims.family == "confirmatory"]
     sets = " and ".join(DATA_SETS.get(name, name) for name in confirmatory.data_set.unique())
+
+    def those(verdict):
+        """How many have this verdict, and which."""
+        rows = confirmatory[confirmatory.verdict == verdict]
+        named = "; ".join(
+            f"{row.claim}, {cell_in_words(row.cell)} ({DATA_SETS.get(row.data_set, row.data_set)}, {row.effect:+.1f} points)"
+            for row in rows.itertuples()
+        )
+        return f"{len(rows) or 'none'}" + (f" ({named})" if named else "")
+
     counts = confirmatory.verdict.value_counts().reindex(VERDICTS, fill_value=0)
-    supported = "; ".join(
-        f"{row.claim}, {cell_in_words(row.cell)} ({DATA_SETS.get(row.data_set, row.data_set)}, {row.effect:+.1f} points)"
-        for row in confirmatory[confirmatory.verdict == SUPPORTED].itertuples()
-    )
     return [
-        f"**Of {len(confirmatory)} confirmatory tests on {sets}, {counts[SUPPORTED]} support their claim"
-        + (f": {supported}.**" if supported else ".**"),
-        f"A gain smaller than reported is seen in {counts[SMALLER]}, practically none in {counts[EQUIVALENT]}, the opposite in "
-        f"{counts[OPPOSITE]}.",
-        f"Undecided with so few runs are {counts[UNDECIDED]}, and in {counts[NOT_TESTABLE]} cross-entropy does not clear the "
-        "best floor, so that nothing can be said.",
+        f"**Confirmatory claims tested on {sets}: {len(confirmatory)}. Supported: {those(SUPPORTED)}.**",
+        f"Smaller than reported: {those(SMALLER)}. Practically no difference: {those(EQUIVALENT)}. The opposite: {those(OPPOSITE)}.",
+        f"Undecided with so few runs: {counts[UNDECIDED] or 'none'}. Not testable, as cross-entropy does not clear the best floor: "
+        f"{counts[NOT_TESTABLE] or 'none'}.",
     ]
 
 
