@@ -52,9 +52,10 @@ def survival(claims):
     counts = confirmatory.verdict.value_counts().reindex(VERDICTS, fill_value=0)
     return [
         f"**Confirmatory claims tested on {sets}: {len(confirmatory)}. Supported: {those(SUPPORTED)}.**",
-        f"Smaller than reported: {those(SMALLER)}. Practically no difference: {those(EQUIVALENT)}. The opposite: {those(OPPOSITE)}.",
-        f"Undecided with so few runs: {counts[UNDECIDED] or 'none'}. Not testable, as cross-entropy does not clear the best floor: "
-        f"{counts[NOT_TESTABLE] or 'none'}.",
+        f"Smaller than reported: {those(SMALLER)}. Practically no difference: {those(EQUIVALENT)}. The opposite: "
+        f"{those(OPPOSITE)}.",
+        f"Undecided with so few runs: {counts[UNDECIDED] or 'none'}. Not testable, as cross-entropy does not clear the best "
+        f"floor: {counts[NOT_TESTABLE] or 'none'}.",
     ]
 
 
