@@ -76,9 +76,15 @@ def test_a_mistake_in_the_file_is_refused_in_words(changed, change, message):
         changed(change)
 
 
+def judged_by(claims, *stages):
+    return dict.fromkeys([claim.id for claim in claims], stages)
+
+
 def test_results_under_the_same_claims_are_judged():
     claims = load_claims()[0]
-    refuse_unregistered(claims, {"supcon": registration(claims), "clce": registration(claims)})
+    refuse_unregistered(
+        claims, {"supcon": registration(claims), "clce": registration(claims)}, judged_by(claims, "supcon", "clce")
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,13 +100,20 @@ def test_results_are_refused_for_a_claim_that_changed_after_them_and_for_no_othe
     before = registration(load_claims()[0])
     after = changed(change)
     with pytest.raises(ValueError, match=re.escape("younger than the results: supcon-20 (was another when supcon ran). A claim")):
-        refuse_unregistered(after, {"supcon": before})
+        refuse_unregistered(after, {"supcon": before}, judged_by(after, "supcon"))
+
+
+def test_stages_that_do_not_judge_a_claim_may_be_older(changed):
+    before = registration(load_claims()[0])
+    after = changed(lambda content: content["claims"][1].update(reference="SCHaNe"))
+    judges = judged_by(after, "clce") | {"supcon-20": ["supcon"]}
+    refuse_unregistered(after, {"clce": before, "supcon": registration(after)}, judges)
 
 
 def test_results_are_refused_for_a_claim_that_is_new(changed):
     before = registration(changed(lambda content: content["claims"].pop(0)))
     with pytest.raises(ValueError, match=re.escape("supcon-scratch (was not there when supcon ran)")):
-        refuse_unregistered(load_claims()[0], {"supcon": before})
+        refuse_unregistered(load_claims()[0], {"supcon": before}, judged_by(load_claims()[0], "supcon"))
 
 
 def test_another_protocol_or_another_description_of_an_arm_is_another_claim(changed):
@@ -113,7 +126,7 @@ def test_another_protocol_or_another_description_of_an_arm_is_another_claim(chan
 
 def test_words_may_be_corrected(changed):
     after = changed(lambda content: content["claims"][0].update(claim="better said", section="Table 2, corrected"))
-    refuse_unregistered(after, {"supcon": registration(load_claims()[0])})
+    refuse_unregistered(after, {"supcon": registration(load_claims()[0])}, judged_by(after, "supcon"))
 
 
 def test_a_stage_is_registered_for_what_all_of_its_runs_are():
