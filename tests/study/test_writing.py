@@ -83,7 +83,7 @@ SETUP = {"dataset": "digits", "encoder": "test_resnet", "weights": "none", "imag
 
 def write_table(folder):
     run = outcome(replace(FEW, variant="main"), {"accuracy": 1.0}, predictions=np.arange(9))
-    write_results(folder, Setup(shared="nowhere", **SETUP), [run])
+    write_results(folder, (Setup(shared="nowhere", **SETUP), [run]))
 
 
 def write_figure(folder):

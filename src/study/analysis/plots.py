@@ -177,7 +177,7 @@ def readout_figure(summary, labels):
     fig, axes = plt.subplots(1, len(shots), figsize=(COLUMN, 2.4), squeeze=False)
     for ax, n in zip(axes[0], shots, strict=True):
         for i, method in enumerate(methods):
-            line = summary[(summary.shots == n) & (summary.method == method)].set_index("metric").loc[list(labels)]
+            line = summary[(summary.shots == n) & (summary.method == method)].set_index("metric").reindex(list(labels))
             x = np.arange(len(labels)) + 0.1 * (i - (len(methods) - 1) / 2)
             bars = [line["mean"] - line.low, line.high - line["mean"]]
             ax.errorbar(x, line["mean"], yerr=bars, fmt="o-", ms=3, lw=0.9, capsize=1.5, color=METHODS[method].colour)

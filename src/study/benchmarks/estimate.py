@@ -85,9 +85,9 @@ def passes(key, notebooks):
 
 def variants(key, p):
     """Runs on the images of the reported ones that a notebook with parameters p makes beside the settings that it tries."""
-    if key == "schane":  # two places, two hardnesses and every weight, of which one has been run; and one crop in place of two
+    if key == "schane":  # two places, two hardnesses and every weight; and one crop in place of two
         draws = min(p["crossed_seeds"], p["seeds"][0])
-        return (4 * len(p["crossed_weights"]) - 1) * draws + min(p["same_view_seeds"], p["seeds"][0])
+        return 4 * len(p["crossed_weights"]) * draws + min(p["same_view_seeds"], p["seeds"][0])
     if key == "clce":  # every weight but the chosen one
         return (len(p["sweep_weights"]) - 1) * min(p["sweep_seeds"], p["seeds"][0])
     return 0

@@ -105,6 +105,14 @@ def test_confusions_figure_has_a_dot_per_pair_and_method():
     assert {"a / b", "images of the two confused (%)", *METHODS} <= text_of(fig)
 
 
+def test_a_method_without_runs_at_a_number_of_shots_leaves_its_place_there_empty(runs):
+    summary = comparison.summarise_each(runs, METRICS[:2])
+    less = summary[(summary.method != "SupCon") | (summary.shots == summary.shots.min())]
+    fig = plots.readout_figure(less, dict(zip(METRICS[:2], "ab", strict=True)))
+    drawn = [[np.isfinite(line.get_ydata()).any() for line in ax.lines if len(line.get_ydata()) == 2] for ax in fig.axes]
+    assert all(drawn[0]) and not all(drawn[1])
+
+
 def test_readout_figure_has_a_line_per_method(runs):
     fig = plots.readout_figure(comparison.summarise_each(runs, METRICS[:3]), dict(zip(METRICS[:3], "abc", strict=True)))
     assert [len(ax.containers) for ax in fig.axes] == [N, N]
