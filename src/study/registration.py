@@ -84,17 +84,18 @@ def common(registrations):
     return {id: digest for id, digest in first.items() if all(other.get(id) == digest for other in others)}
 
 
-def refuse_unregistered(claims, stages):
+def refuse_unregistered(claims, stages, judges):
     """Raise ValueError if a claim was written down or changed after the runs that are to judge it.
 
     claims  list of Claim.
-    stages  {stage: its registration}, of the stages whose runs judge these claims.
+    stages  {stage: its registration}.
+    judges  {claim's id: names of the stages whose runs judge it}.
     """
     late = [
-        f"{claim.id} ({'was not there' if claim.id not in registered else 'was another'} when {stage} ran)"
+        f"{claim.id} ({'was not there' if claim.id not in stages[stage] else 'was another'} when {stage} ran)"
         for claim in claims
-        for stage, registered in stages.items()
-        if registered.get(claim.id) != claim.digest
+        for stage in judges[claim.id]
+        if stages[stage].get(claim.id) != claim.digest
     ]
     if late:
         raise ValueError(

@@ -70,8 +70,9 @@ def claims_table(results, claims, protocol):
 
     Raises ValueError if a claim is younger than the runs that judge it, or an arm has no runs in the claim's cell.
     """
-    keys = {source.key for claim in claims for arm in claim.coefficients() for source in ARMS[arm]}
-    refuse_unregistered(claims, {key: results.registered(key) for key in sorted(keys)})
+    judges = {claim.id: sorted({source.key for arm in claim.coefficients() for source in ARMS[arm]}) for claim in claims}
+    registered = {key: results.registered(key) for key in sorted(set().union(*judges.values()))}
+    refuse_unregistered(claims, registered, judges)
     testable = {cell: clears_floor(results, cell, protocol) for cell in dict.fromkeys(claim.cell for claim in claims)}
     rows = []
     for claim in claims:
