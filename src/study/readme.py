@@ -35,8 +35,7 @@ def read(results, file):
 
 
 def survival(claims):
-    """Three sentences, one a line, on the confirmatory claims: which are supported, which are seen not to hold as reported, and
-    how many are open."""
+    """Three lines on the confirmatory claims: which are supported, which are seen not to hold as reported, and how many are open."""
     confirmatory = claims[claims.family == "confirmatory"]
     sets = " and ".join(DATA_SETS.get(name, name) for name in confirmatory.data_set.unique())
 
@@ -50,12 +49,15 @@ def survival(claims):
         return f"{len(rows) or 'none'}" + (f" ({named})" if named else "")
 
     counts = confirmatory.verdict.value_counts().reindex(VERDICTS, fill_value=0)
+    with_gain = confirmatory[confirmatory.reported.notna()]
+    below = (with_gain.high < with_gain.reported).sum()
     return [
         f"**Confirmatory claims tested on {sets}: {len(confirmatory)}. Supported: {those(SUPPORTED)}.**",
         f"Smaller than reported: {those(SMALLER)}. Practically no difference: {those(EQUIVALENT)}. The opposite: "
         f"{those(OPPOSITE)}.",
         f"Undecided with so few runs: {counts[UNDECIDED] or 'none'}. Not testable, as cross-entropy does not clear the best "
-        f"floor: {counts[NOT_TESTABLE] or 'none'}.",
+        f"floor: {counts[NOT_TESTABLE] or 'none'}. The gain that a paper reports lies above our interval in {below} of "
+        f"{len(with_gain)} cases.",
     ]
 
 
