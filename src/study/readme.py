@@ -35,7 +35,7 @@ def read(results, file):
 
 
 def survival(claims):
-    """Three lines on the confirmatory claims: which are supported, which are seen not to hold as reported, and how many are open."""
+    """Three lines on the confirmatory claims: which are supported, which do not hold as reported, and how many are open."""
     confirmatory = claims[claims.family == "confirmatory"]
     sets = " and ".join(DATA_SETS.get(name, name) for name in confirmatory.data_set.unique())
 

@@ -71,7 +71,7 @@ def test_variants_and_teachers_count():
     ).stages["supcon"]  # fmt: skip
     stages = {"cross_entropy": own, "schane": own, "clce": own, "genscl": own}
     assert estimate.passes("cross_entropy", stages) == (3 * 2, 0)
-    assert estimate.passes("schane", stages) == (3 * (2 + 7 + 1), 0)
+    assert estimate.passes("schane", stages) == (3 * (2 + 8 + 1), 0)
     assert estimate.passes("clce", stages) == (3 * (2 + 2 * 2), 0)  # there are two seeds
     assert estimate.passes("genscl", stages) == (3 * 2, 3 * 2)
 
