@@ -71,7 +71,7 @@ def test_parameters_are_the_keys_and_types_of_the_profile(key):
     defaults = notebooks.defaults(key)
     assert list(defaults) and defaults.keys() == PARAMS[key].keys()
     for name, default in defaults.items():
-        assert type(default) is type(PARAMS[key][name]), name
+        assert default is None or type(default) is type(PARAMS[key][name]), name  # None: none, of an optional one
         if isinstance(default, list):
             assert {type(item) for item in default} == {type(item) for item in PARAMS[key][name]}, name
 
