@@ -100,7 +100,7 @@ def _read_source(results, cell, source):
     regime, shots = cell.split("/")
     runs = results.runs(source.key)
     rows = runs[(runs.variant == source.variant) & (runs.metric == "validation_accuracy")]
-    rows = rows[rows.shots.isna() if shots == "full" else rows.shots == int(shots)].reset_index(drop=True)
+    rows = with_labels(rows, shots).reset_index(drop=True)
     rows = rows[rows.regime == regime]
     for setting, value in source.settings.items():
         rows = rows[value(rows[setting]) if callable(value) else rows[setting] == value]
@@ -110,6 +110,11 @@ def _read_source(results, cell, source):
     names = [name for name in rows.columns if name not in ("seed", "value", "seconds", "epoch")]
     groups = rows.astype({name: str for name in names}).groupby(names, sort=False, dropna=False)
     return [(pd.Series(group.value.to_numpy(), group.seed), predictions[group.index]) for _, group in groups]
+
+
+def with_labels(runs, labels):
+    """The runs on so many images per class, or "full", on all images."""
+    return runs[runs.shots.isna() if labels == "full" else runs.shots == int(labels)]
 
 
 def arms_of(results, cell, coefficients):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from study.analysis import decisions
-from study.analysis.cells import ARMS, arms_of, read_arm
+from study.analysis.cells import ARMS, arms_of, read_arm, with_labels
 from study.analysis.inference import Arm, nested_bootstrap
 from study.methods import METHODS
 from study.registration import refuse_unregistered
@@ -109,14 +109,12 @@ def clears_floor(results, cell, protocol):
 
 def has_runs(results, cell, method):
     regime, labels = cell.split("/")
-    runs = results.runs(method.key)
-    here = runs.shots.isna() if labels == "full" else runs.shots == int(labels)
-    return bool((here & (runs.regime == regime) & (runs.variant == "trial")).any())
+    runs = with_labels(results.runs(method.key), labels)
+    return bool(((runs.regime == regime) & (runs.variant == "trial")).any())
 
 
 def _reported(results, cell, method, metric):
     """(R,) values of a metric of the method's reported runs in a cell."""
     regime, labels = cell.split("/")
-    runs = results.runs(method.key)
-    here = runs.shots.isna() if labels == "full" else runs.shots == int(labels)
-    return runs.value[here & (runs.regime == regime) & (runs.variant == "main") & (runs.metric == metric)].to_numpy()
+    runs = with_labels(results.runs(method.key), labels)
+    return runs.value[(runs.regime == regime) & (runs.variant == "main") & (runs.metric == metric)].to_numpy()
